@@ -1,0 +1,25 @@
+// Package virtqueue is the device side of a split virtqueue (virtio v1.4 §2.7).
+//
+// A Queue hands out the descriptor chains that a driver made available and gives
+// them back as used. One turn of a device reads
+//
+//	for c, ok := q.Pop(&bufs); ok; c, ok = q.Pop(&bufs) {
+//		n := serve(c)           // unless c.Err is set
+//		q.Push(c.Head, n)
+//	}
+//	q.NotifyIfNeeded()          // at most one interrupt a batch
+//	again := q.ArmKick()        // before sleeping
+//
+// The driver is not trusted. Two classes of fault are told apart. A chain that
+// cannot be served but whose end is known is handed out with its Err set, to be
+// pushed with length 0: no descriptor is lost. A ring whose structure is wrong is
+// broken for good: Pop answers nothing more, and OnBroken has been called.
+//
+// Descriptors are read once into private memory. The device writes nothing but
+// the used ring and, through the buffers it was given, writable descriptors. It
+// keeps its own copy of both indices and reads used.idx only at the start.
+//
+// A Queue is confined to one goroutine. Users see chains, indices and
+// notifications only, nothing of the split layout, so that a packed ring could
+// stand behind the same methods.
+package virtqueue

@@ -1,0 +1,232 @@
+package virtqueue_test
+
+import (
+	"encoding/binary"
+	"errors"
+	"testing"
+
+	"github.com/vhost-user-vsock/vhost-user-vsock/guestmem"
+	"github.com/vhost-user-vsock/vhost-user-vsock/virtqueue"
+	"github.com/vhost-user-vsock/vhost-user-vsock/virtqueue/virtqueuetest"
+)
+
+// The fuzzed memory: the ring lies in the image, which goes on beyond the
+// boundary of two regions; behind these is a hole.
+const (
+	fuzzSize  = 16
+	fuzzImage = 0x1000 // the image starts here: descriptor table, available ring, used ring, rest
+	fuzzAvail = fuzzImage + 16*fuzzSize
+	fuzzUsed  = fuzzAvail + 64
+	fuzzRest  = fuzzUsed + 192
+	fuzzEnd   = 0x3000
+)
+
+var fuzzExtents = []virtqueuetest.Extent{
+	{GuestAddr: 0, Size: 0x2000}, {GuestAddr: 0x2000, Size: fuzzEnd - 0x2000}, {GuestAddr: 0x4000, Size: 0x1000},
+}
+
+func fuzzRing(tb testing.TB, mem *virtqueuetest.Memory) *virtqueuetest.Ring {
+	return virtqueuetest.NewRing(tb, mem, virtqueuetest.Options{
+		Size: fuzzSize, Indirect: true, Desc: fuzzImage, Avail: fuzzAvail, Used: fuzzUsed,
+	})
+}
+
+// FuzzChainWalk lets the guest's memory be anything and holds every chain against
+// a model that knows nothing of speed.
+func FuzzChainWalk(f *testing.F) {
+	for _, seed := range fuzzSeeds(f) {
+		f.Add(seed, true, true)
+		f.Add(seed, false, false)
+	}
+	mem := virtqueuetest.NewMemory(f, fuzzExtents...)
+	table := mem.Table(f)
+	blank := make([]byte, fuzzEnd-fuzzImage)
+	f.Fuzz(func(t *testing.T, image []byte, events, indirect bool) {
+		mem.Write(fuzzImage, blank)
+		mem.Write(fuzzImage, image[:min(len(image), len(blank))])
+		cfg := virtqueue.Config{
+			Size: fuzzSize, Desc: fuzzImage, Avail: fuzzAvail, Used: fuzzUsed, EventIdx: events, Indirect: indirect,
+		}
+		q, err := virtqueue.New(table, cfg, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var bufs guestmem.Buffers
+		for range fuzzSize {
+			want := model{mem: mem, indirect: indirect}
+			entry := mem.Read(fuzzAvail+4+2*uint64(q.NextAvail()%fuzzSize), 2)
+			want.err = want.walk(binary.LittleEndian.Uint16(entry))
+			bufs.Reset()
+			c, ok := q.Pop(&bufs)
+			if err := q.Broken(); errors.Is(err, virtqueue.ErrAvailIdx) || !ok && err == nil {
+				break // nothing was walked
+			}
+			want.check(t, q, &bufs, c, ok)
+			q.Push(c.Head, uint32(c.WriteBytes))
+		}
+		q.NotifyIfNeeded()
+		if q.ArmKick() {
+			t.Fatal("more entries than the ring holds")
+		}
+	})
+}
+
+// model is what a chain should come to.
+type model struct {
+	mem         *virtqueuetest.Memory
+	indirect    bool
+	read, write []virtqueuetest.Segment
+	err         error
+}
+
+// contains reports whether [gpa, gpa+n) is memory.
+func (m *model) contains(gpa, n uint64) bool {
+	for _, e := range []virtqueuetest.Extent{{GuestAddr: 0, Size: fuzzEnd}, fuzzExtents[2]} {
+		if gpa >= e.GuestAddr && gpa < e.GuestAddr+e.Size && n <= e.GuestAddr+e.Size-gpa {
+			return true
+		}
+	}
+	return false
+}
+
+func (m *model) walk(head uint16) error {
+	var (
+		tableAddr = uint64(fuzzImage)
+		tableLen  = uint64(fuzzSize)
+		inTable   bool
+		index     = uint64(head)
+		steps     uint64
+	)
+	for {
+		if index >= tableLen {
+			return virtqueue.ErrIndex
+		}
+		if steps++; steps > tableLen || steps > 1024 {
+			return virtqueue.ErrChainLoop
+		}
+		raw := m.mem.Read(tableAddr+16*index, 16)
+		addr, n := binary.LittleEndian.Uint64(raw), uint64(binary.LittleEndian.Uint32(raw[8:]))
+		flags, link := binary.LittleEndian.Uint16(raw[12:]), binary.LittleEndian.Uint16(raw[14:])
+		if flags&indirect != 0 {
+			switch {
+			case inTable:
+				return virtqueue.ErrIndirectNested
+			case !m.indirect:
+				return virtqueue.ErrIndirectFeature
+			case flags&next != 0:
+				return virtqueue.ErrIndirectNext
+			case n == 0 || n%16 != 0 || n > 1<<20:
+				return virtqueue.ErrIndirectLen
+			case !m.contains(addr, n):
+				return virtqueue.ErrIndirectTable
+			}
+			tableAddr, tableLen, inTable, index, steps = addr, n/16, true, 0, 0
+			continue
+		}
+		switch s := (virtqueuetest.Segment{Addr: addr, Len: uint32(n)}); {
+		case n == 0:
+		case flags&write == 0 && len(m.write) > 0:
+			return virtqueue.ErrOrder
+		case !m.contains(addr, n):
+			return guestmem.ErrOutOfRange
+		case flags&write == 0:
+			m.read = append(m.read, s)
+		default:
+			m.write = append(m.write, s)
+		}
+		if flags&next == 0 {
+			return nil
+		}
+		index = uint64(link)
+	}
+}
+
+func (m *model) check(t *testing.T, q *virtqueue.Queue, bufs *guestmem.Buffers, c virtqueue.Chain, ok bool) {
+	t.Helper()
+	if m.err != nil && m.err != guestmem.ErrOutOfRange {
+		var ringErr *virtqueue.RingError
+		if ok || !errors.As(q.Broken(), &ringErr) || ringErr.Err != m.err || bufs.Len() != 0 {
+			t.Fatalf("chain %+v, %v, broken by %v; want %v", c, ok, q.Broken(), m.err)
+		}
+		return
+	}
+	if !ok || c.Err != m.err || c.From != 0 || c.To != bufs.Len() {
+		t.Fatalf("chain %+v, %v, broken by %v; want error %v", c, ok, q.Broken(), m.err)
+	}
+	if m.err != nil {
+		m.read, m.write = nil, nil
+	}
+	m.compare(t, m.read, bufs, c.From, c.Split, c.ReadBytes)
+	m.compare(t, m.write, bufs, c.Split, c.To, c.WriteBytes)
+}
+
+// compare checks that ranges are as long as segs together and start with the
+// same bytes.
+func (m *model) compare(t *testing.T, segs []virtqueuetest.Segment, bufs *guestmem.Buffers, from, to int, n uint64) {
+	t.Helper()
+	var total uint64
+	var want []byte
+	for _, s := range segs {
+		total += uint64(s.Len)
+		if len(want) < 1<<16 {
+			want = append(want, m.mem.Read(s.Addr, uint64(s.Len))...)
+		}
+	}
+	if total != n || bufs.Bytes(from, to) != n {
+		t.Fatalf("%d bytes in ranges of %d, want %d", n, bufs.Bytes(from, to), total)
+	}
+	got := make([]byte, len(want))
+	bufs.CopyOut(from, to, got)
+	if string(got) != string(want) {
+		t.Fatal("other bytes")
+	}
+}
+
+// fuzzSeeds returns images with chains of every shape and with every fault.
+func fuzzSeeds(tb testing.TB) (images [][]byte) {
+	data := virtqueuetest.Segment{Addr: 0x1ff0, Len: 44} // crosses the boundary
+	room := virtqueuetest.Segment{Addr: 0x4000, Len: 0x1000, Write: true}
+	table := uint64(0x1ff8) // so does an indirect table
+	for _, edit := range []func(mem *virtqueuetest.Memory, r *virtqueuetest.Ring){
+		func(_ *virtqueuetest.Memory, r *virtqueuetest.Ring) { r.Add(data) },
+		func(_ *virtqueuetest.Memory, r *virtqueuetest.Ring) { r.Add(data, data, room); r.Add(room) },
+		func(mem *virtqueuetest.Memory, r *virtqueuetest.Ring) {
+			mem.PutTable(table, d(0x1000, 16, next, 1), d(0x1100, 16, next, 2), d(0x4000, 9, write, 0))
+			r.SetDesc(0, d(0x1000, 3, next, 1))
+			r.SetDesc(1, d(table, 48, indirect|write, 0))
+			r.Post(0)
+		},
+		func(_ *virtqueuetest.Memory, r *virtqueuetest.Ring) { r.SetDesc(0, d(0x1000, 3, next, 0)); r.Post(0) },
+		func(_ *virtqueuetest.Memory, r *virtqueuetest.Ring) { r.SetDesc(0, d(0x1000, 3, next, 16)); r.Post(0) },
+		func(_ *virtqueuetest.Memory, r *virtqueuetest.Ring) { r.SetDesc(0, d(0x2fff, 2, 0, 0)); r.Post(0) },
+		func(_ *virtqueuetest.Memory, r *virtqueuetest.Ring) { r.Add(room, data) },
+		func(_ *virtqueuetest.Memory, r *virtqueuetest.Ring) { r.Post(16) },
+		func(_ *virtqueuetest.Memory, r *virtqueuetest.Ring) { r.SetAvailIdx(17) },
+		func(_ *virtqueuetest.Memory, r *virtqueuetest.Ring) {
+			r.SetDesc(0, d(table, 15, indirect, 0))
+			r.Post(0)
+		},
+		func(_ *virtqueuetest.Memory, r *virtqueuetest.Ring) {
+			r.SetDesc(0, d(table, 16, indirect|next, 0))
+			r.Post(0)
+		},
+		func(_ *virtqueuetest.Memory, r *virtqueuetest.Ring) {
+			r.SetDesc(0, d(0x2ff8, 16, indirect, 0))
+			r.Post(0)
+		},
+		func(mem *virtqueuetest.Memory, r *virtqueuetest.Ring) {
+			mem.PutTable(table, d(table, 16, indirect, 0))
+			r.SetDesc(0, d(table, 16, indirect, 0))
+			r.Post(0)
+		},
+	} {
+		mem := virtqueuetest.NewMemory(tb, fuzzExtents...)
+		ring := fuzzRing(tb, mem)
+		edit(mem, ring)
+		if ring.AvailIdx() > 0 {
+			ring.Publish()
+		}
+		images = append(images, mem.Read(fuzzImage, fuzzEnd-fuzzImage))
+	}
+	return images
+}

@@ -1,0 +1,75 @@
+package virtqueue
+
+import "github.com/vhost-user-vsock/vhost-user-vsock/guestmem"
+
+// Flags of the used and of the available ring, in use without
+// VIRTIO_F_EVENT_IDX.
+const (
+	usedNoNotify     = 1 // used.flags: the device wants no kick
+	availNoInterrupt = 1 // avail.flags: the driver wants no interrupt
+)
+
+// NotifyIfNeeded publishes what was pushed and interrupts the driver if it asked
+// to hear about any of it. Called once a batch, it interrupts at most once.
+func (q *Queue) NotifyIfNeeded() {
+	q.Publish()
+	batch := q.published - q.considered
+	if batch == 0 || q.mem == nil {
+		return
+	}
+	wanted := q.wantsInterrupt(batch)
+	q.considered = q.published
+	if !wanted {
+		q.Stats.Suppressed.Inc()
+		return
+	}
+	q.notified = true
+	q.Stats.Notified.Inc()
+	q.Interrupt()
+}
+
+// wantsInterrupt decides as virtio v1.4 §2.7.7.2 has it. The first batch after a
+// start is always announced: what the driver saw before is not known.
+func (q *Queue) wantsInterrupt(batch uint32) bool {
+	if !q.notified || batch > 0xffff {
+		return true
+	}
+	// used.idx before the driver's wish: it writes its wish, fences, and looks at
+	// used.idx again. One of us sees the other, else a wake-up is lost.
+	guestmem.Fence()
+	if q.cfg.EventIdx {
+		return needEvent(q.avail.LoadAcquire16(offRing+availEntry*int(q.size)), uint16(q.published), uint16(q.considered))
+	}
+	return q.avail.LoadAcquire16(offFlags)&availNoInterrupt == 0
+}
+
+// needEvent reports whether the index that moved from before to now passed
+// event: event is one of the entries [before, now).
+func needEvent(event, now, before uint16) bool { return now-event-1 < now-before }
+
+// ArmKick asks the driver to kick when it publishes an entry. more means that
+// one is there already, for which no kick may come: pop it before sleeping.
+func (q *Queue) ArmKick() (more bool) {
+	if q.stopped() {
+		return false
+	}
+	if q.cfg.EventIdx {
+		q.used.StoreRelease16(offRing+usedElem*int(q.size), q.nextAvail)
+	} else {
+		q.used.StoreRelease16(offFlags, 0)
+	}
+	// Our wish before avail.idx: the driver writes avail.idx, fences, and reads
+	// our wish (virtio v1.4 §2.7.10, §2.7.13.4). One of us sees the other.
+	guestmem.Fence()
+	return q.refresh()
+}
+
+// DisarmKick asks the driver not to kick while the device polls the ring. With
+// VIRTIO_F_EVENT_IDX there is nothing to do: an avail_event that was passed asks
+// for nothing, and used.flags MUST stay 0 (virtio v1.4 §2.7.10).
+func (q *Queue) DisarmKick() {
+	if q.cfg.EventIdx || q.stopped() {
+		return
+	}
+	q.used.StoreRelease16(offFlags, usedNoNotify)
+}

@@ -1,0 +1,130 @@
+package virtqueue
+
+import (
+	"fmt"
+
+	"github.com/vhost-user-vsock/vhost-user-vsock/guestmem"
+)
+
+// Config says where a ring is and which ring features were negotiated.
+type Config struct {
+	Size              int    // entries
+	Desc, Avail, Used uint64 // guest addresses of the three parts
+	EventIdx          bool   // VIRTIO_F_EVENT_IDX
+	Indirect          bool   // VIRTIO_F_INDIRECT_DESC
+}
+
+// Queue is the device side of one ring.
+//
+// Fields that are set may be replaced by the owner before the first Pop.
+type Queue struct {
+	Interrupt func()      // sends the driver a used buffer notification
+	OnBroken  func(error) // is called once, with a *RingError, when the ring breaks
+	Stats     *Stats
+
+	cfg  Config
+	size uint16
+	mask uint16
+
+	mem   *guestmem.Table // nil while the ring is not in guest memory
+	desc  guestmem.Span
+	avail guestmem.Span
+	used  guestmem.Span
+
+	nextAvail uint16 // the entry to pop next
+	availIdx  uint16 // avail.idx as last read; nextAvail once the ring is broken or unbound
+	broken    error  // a *RingError
+
+	// Used elements written, made visible, and considered for a notification.
+	// They run on beyond the 16 bits of used.idx, so that a batch of 2^16 is not
+	// taken for none.
+	pushed, published, considered uint32
+	notified                      bool // since the start
+}
+
+// Offsets in the available and the used ring (virtio v1.4 §2.7.6, §2.7.8). The
+// event fields follow the last entry.
+const (
+	offFlags = 0
+	offIdx   = 2
+	offRing  = 4
+
+	availEntry = 2
+	usedElem   = 8
+)
+
+// New returns the queue for a ring that starts. base is the entry of the
+// available ring to pop first (VHOST_USER_SET_VRING_BASE); how far the used ring
+// is comes from memory.
+//
+// It fails with ErrSize, or when a part of the ring is misaligned or not whole
+// in one region of mem. mem remains the caller's and must outlive the queue or
+// be replaced by Rebind.
+func New(mem *guestmem.Table, cfg Config, base uint16) (*Queue, error) {
+	if cfg.Size < 1 || cfg.Size > 1<<15 || cfg.Size&(cfg.Size-1) != 0 {
+		return nil, fmt.Errorf("%w: %d", ErrSize, cfg.Size)
+	}
+	q := &Queue{
+		Interrupt: func() {},
+		OnBroken:  func(error) {},
+		Stats:     new(Stats),
+		cfg:       cfg,
+		size:      uint16(cfg.Size),
+		mask:      uint16(cfg.Size - 1),
+	}
+	if err := q.Rebind(mem); err != nil {
+		return nil, err
+	}
+	usedIdx := q.used.LoadAcquire16(offIdx)
+	q.pushed = uint32(usedIdx)
+	q.published, q.considered = q.pushed, q.pushed
+	q.nextAvail = q.firstAvail(base, usedIdx)
+	q.availIdx = q.nextAvail
+	return q, nil
+}
+
+// firstAvail returns the entry to pop first. cloud-hypervisor gives the driver's
+// avail.idx as base, also when it reconnects: what lies between used.idx and
+// there was made available and never used, for chains are completed in order.
+func (q *Queue) firstAvail(base, usedIdx uint16) uint16 {
+	if base == q.avail.LoadAcquire16(offIdx) && base-usedIdx <= q.size {
+		return usedIdx
+	}
+	return base
+}
+
+// Rebind finds the ring again after the memory table changed. When the ring is
+// not there any more it fails, and the queue stands still, harmlessly, until a
+// Rebind succeeds. It keeps all indices.
+func (q *Queue) Rebind(mem *guestmem.Table) error {
+	q.mem, q.availIdx = nil, q.nextAvail
+	n := uint64(q.cfg.Size)
+	var err error
+	// virtio v1.4 §2.7: sizes and alignments of the three parts.
+	if q.desc, err = mem.Span(q.cfg.Desc, n*descriptorSize, 16); err != nil {
+		return fmt.Errorf("descriptor table: %w", err)
+	}
+	if q.avail, err = mem.Span(q.cfg.Avail, offRing+n*availEntry+2, 2); err != nil {
+		return fmt.Errorf("available ring: %w", err)
+	}
+	if q.used, err = mem.Span(q.cfg.Used, offRing+n*usedElem+2, 4); err != nil {
+		return fmt.Errorf("used ring: %w", err)
+	}
+	q.mem = mem
+	return nil
+}
+
+// Size returns the number of entries.
+func (q *Queue) Size() int { return int(q.size) }
+
+// NextAvail returns the entry to pop next, for VHOST_USER_GET_VRING_BASE.
+func (q *Queue) NextAvail() uint16 { return q.nextAvail }
+
+// UsedIdx returns used.idx as the driver sees it.
+func (q *Queue) UsedIdx() uint16 { return uint16(q.published) }
+
+// Broken returns the *RingError that ended the ring, or nil.
+func (q *Queue) Broken() error { return q.broken }
+
+// stopped reports whether nothing may be popped any more.
+func (q *Queue) stopped() bool { return q.mem == nil || q.broken != nil }
