@@ -1,0 +1,60 @@
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestHelpFitsTheScreen(t *testing.T) {
+	for i, line := range strings.Split(helpText(), "\n") {
+		if len(line) > helpWidth {
+			t.Errorf("line %d has %d columns: %s", i+1, len(line), line)
+		}
+		if strings.TrimRight(line, " ") != line {
+			t.Errorf("line %d ends in spaces: %q", i+1, line)
+		}
+	}
+}
+
+func TestHelpShowsEveryFlag(t *testing.T) {
+	text := helpText()
+	for _, g := range groups {
+		for _, o := range g.options {
+			if !strings.Contains(text, "\n  --"+o.name+" "+o.arg) {
+				t.Errorf("--%s is missing", o.name)
+			}
+			if o.alias != "" && !strings.Contains(text, ", --"+o.alias+" "+o.arg) {
+				t.Errorf("--%s is missing", o.alias)
+			}
+		}
+	}
+	for _, s := range switches {
+		if !strings.Contains(text, "\n  --"+s.name+"\n") {
+			t.Errorf("--%s is missing", s.name)
+		}
+	}
+}
+
+func TestHelpEntries(t *testing.T) {
+	text := helpText()
+	for _, want := range []string{
+		`
+  --socket PATH, --socket-path PATH
+      Listen here for the frontend. A stale socket file is replaced, a live one
+      or any other file never.
+`, `
+  --guest-cid CID
+      The guest's context identifier, 3 to 4294967294. Default: 3.
+`, `
+  --version
+      Print the version and exit.
+`, `
+    vhost-user-vsock --socket /run/vsock.sock --uds-path /tmp/vm.vsock \
+        --guest-cid 3 --metrics-addr 127.0.0.1:9101
+`,
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("missing:%s", want)
+		}
+	}
+}

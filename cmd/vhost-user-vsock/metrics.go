@@ -1,0 +1,68 @@
+package main
+
+import (
+	"runtime"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+)
+
+const namespace = "vhost_user_vsock"
+
+// newMetrics returns everything that /metrics shows.
+func newMetrics(vms []*vm, linesLost func() uint64) *prometheus.Registry {
+	build := prometheus.NewGauge(prometheus.GaugeOpts{
+		Namespace:   namespace,
+		Name:        "build_info",
+		Help:        "Always 1; the labels tell the version of the program and of Go.",
+		ConstLabels: prometheus.Labels{"version": versionName(), "goversion": runtime.Version()},
+	})
+	build.Set(1)
+	lost := prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Namespace: namespace,
+		Name:      "log_lines_lost_total",
+		Help:      "Log lines that never reached stderr.",
+	}, func() float64 { return float64(linesLost()) })
+
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(
+		build, lost, newVMCollector(vms),
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	return registry
+}
+
+// vmCollector reads the counters of all VMs when it is asked.
+type vmCollector struct {
+	vms   []*vm
+	descs []*prometheus.Desc // of families, in order
+}
+
+func newVMCollector(vms []*vm) *vmCollector {
+	c := &vmCollector{vms: vms}
+	for _, f := range families {
+		labels := append([]string{"vm"}, f.labels...)
+		c.descs = append(c.descs, prometheus.NewDesc(namespace+"_"+f.name, f.help, labels, nil))
+	}
+	return c
+}
+
+// Describe is part of prometheus.Collector.
+func (c *vmCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range c.descs {
+		ch <- d
+	}
+}
+
+// Collect is part of prometheus.Collector. It is safe for concurrent use.
+func (c *vmCollector) Collect(ch chan<- prometheus.Metric) {
+	for _, v := range c.vms {
+		for i, f := range families {
+			f.read(&v.stats, func(value float64, labels ...string) {
+				labels = append([]string{v.name}, labels...)
+				ch <- prometheus.MustNewConstMetric(c.descs[i], f.kind, value, labels...)
+			})
+		}
+	}
+}

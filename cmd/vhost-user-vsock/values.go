@@ -1,0 +1,196 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"os"
+	"os/user"
+	"strconv"
+	"strings"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/vhost-user-vsock/vhost-user-vsock/muxer"
+)
+
+// The parsers of option values. Their errors say what is wrong and what to
+// give; the caller puts the flag and the value in front.
+
+// parseGuestCID refuses the reserved identifiers (virtio v1.4 §5.10.4) and,
+// since the upper 32 bits of guest_cid are zero, what does not fit the rest.
+func parseGuestCID(s string) (uint64, error) {
+	cid, err := strconv.ParseUint(s, 10, 32)
+	switch {
+	case err != nil:
+		return 0, errors.New("not a 32-bit number; give one from 3 to 4294967294")
+	case cid <= 2 || cid == math.MaxUint32:
+		return 0, errors.New("reserved; give a number from 3 to 4294967294")
+	}
+	return cid, nil
+}
+
+// parseCount reads a number of connections.
+func parseCount(s string) (int, error) {
+	n, err := strconv.ParseInt(s, 10, 32)
+	if err != nil || n < 1 {
+		return 0, errors.New("not a count; give a number from 1 to 2147483647")
+	}
+	return int(n), nil
+}
+
+// minBuffered is the window that one connection is offered: with less, not
+// even a single stalled host program could be served.
+const minBuffered = 256 << 10
+
+// sizeUnits are what a number of bytes may end in.
+var sizeUnits = []struct {
+	suffix string
+	shift  uint
+}{
+	{"KiB", 10}, {"MiB", 20}, {"GiB", 30}, {"", 0},
+}
+
+// parseBuffered reads the cap on buffered bytes.
+func parseBuffered(s string) (int64, error) {
+	for _, unit := range sizeUnits {
+		digits, ok := strings.CutSuffix(s, unit.suffix)
+		if !ok {
+			continue
+		}
+		n, err := strconv.ParseUint(digits, 10, 63)
+		switch {
+		case err != nil:
+			return 0, errors.New("not a size; give a number of bytes, or one with KiB, MiB or GiB behind it")
+		case n > math.MaxInt64>>unit.shift:
+			return 0, errors.New("more than any machine has; give less")
+		case n<<unit.shift < minBuffered:
+			return 0, errors.New("less than the window of one connection; give 256KiB or more")
+		}
+		return int64(n << unit.shift), nil
+	}
+	panic("unreachable: every text ends in the empty suffix")
+}
+
+// parseFD reads the number of an inherited descriptor; 1 and 2 belong to the
+// program's own output.
+func parseFD(s string) (int, error) {
+	fd, err := strconv.ParseUint(s, 10, 31)
+	if err != nil || fd == 1 || fd == 2 {
+		return 0, errors.New("not an inherited descriptor; give 0, 3 or a higher number")
+	}
+	return int(fd), nil
+}
+
+// parseMode reads the permissions of a socket file.
+func parseMode(s string) (os.FileMode, error) {
+	mode, err := strconv.ParseUint(s, 8, 32)
+	if err != nil || mode > 0o777 {
+		return 0, errors.New("not a file mode; give an octal number up to 0777, such as 0660")
+	}
+	return os.FileMode(mode), nil
+}
+
+// parseOwner reads USER[:GROUP]. A name wins over a number, as in chown(1);
+// the group is unchanged when it is not given.
+func parseOwner(s string) (uid, gid int, err error) {
+	userName, groupName, hasGroup := strings.Cut(s, ":")
+	if uid, err = lookUpID(userName, "user", lookUpUser); err != nil {
+		return 0, 0, err
+	}
+	if !hasGroup {
+		return uid, unchanged, nil
+	}
+	if gid, err = lookUpID(groupName, "group", lookUpGroup); err != nil {
+		return 0, 0, err
+	}
+	return uid, gid, nil
+}
+
+// lookUpID returns the number of a user or group.
+func lookUpID(name, kind string, lookUp func(string) (string, error)) (int, error) {
+	digits, err := lookUp(name)
+	if err != nil {
+		digits = name
+	}
+	id, err := strconv.ParseUint(digits, 10, 32)
+	if err != nil || id == math.MaxUint32 { // chown takes that one for "unchanged"
+		return 0, fmt.Errorf("no such %s as %q; give USER or USER:GROUP by name or number", kind, name)
+	}
+	return int(id), nil
+}
+
+func lookUpUser(name string) (string, error) {
+	u, err := user.Lookup(name)
+	if err != nil {
+		return "", err
+	}
+	return u.Uid, nil
+}
+
+func lookUpGroup(name string) (string, error) {
+	g, err := user.LookupGroup(name)
+	if err != nil {
+		return "", err
+	}
+	return g.Gid, nil
+}
+
+// parseMetricsAddr checks the form only: a host name is resolved, and a port
+// found taken, when the listener is made.
+func parseMetricsAddr(s string) (string, error) {
+	_, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return "", errors.New("not an address; give HOST:PORT, such as 127.0.0.1:9101 or [::1]:9101")
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return "", fmt.Errorf("port %q is not a number from 0 to 65535; give HOST:PORT, such as 127.0.0.1:9101", port)
+	}
+	return s, nil
+}
+
+// parseLogLevel knows the levels that the program uses.
+func parseLogLevel(s string) (logrus.Level, error) {
+	switch s {
+	case "error":
+		return logrus.ErrorLevel, nil
+	case "warn":
+		return logrus.WarnLevel, nil
+	case "info":
+		return logrus.InfoLevel, nil
+	case "debug":
+		return logrus.DebugLevel, nil
+	}
+	return 0, errors.New("not a level; give error, warn, info or debug")
+}
+
+// logFormat is how log lines look.
+type logFormat string
+
+const (
+	logText logFormat = "text"
+	logJSON logFormat = "json"
+)
+
+// parseLogFormat reads the name of a format.
+func parseLogFormat(s string) (logFormat, error) {
+	switch f := logFormat(s); f {
+	case logText, logJSON:
+		return f, nil
+	}
+	return "", errors.New("not a format; give text or json")
+}
+
+// parseOKPort reads which port the answer to a CONNECT line names.
+func parseOKPort(s string) (muxer.OKPort, error) {
+	switch s {
+	case "short":
+		return muxer.OKShort, nil
+	case "host":
+		return muxer.OKHost, nil
+	case "guest":
+		return muxer.OKGuest, nil
+	}
+	return 0, errors.New("not a choice; give short, host or guest")
+}

@@ -1,0 +1,197 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/vhost-user-vsock/vhost-user-vsock/eventloop"
+	"github.com/vhost-user-vsock/vhost-user-vsock/hostsock"
+	"github.com/vhost-user-vsock/vhost-user-vsock/muxer"
+	"github.com/vhost-user-vsock/vhost-user-vsock/vhostuser"
+)
+
+const (
+	// queueCount is rx, tx and event (virtio v1.4 §5.10.2).
+	queueCount = 3
+	// backlog of both listening sockets; the kernel lowers it to its own limit.
+	backlog = 4096
+)
+
+// vm is everything that serves one virtual machine: a loop on a goroutine of
+// its own, and what that loop owns.
+type vm struct {
+	name  string // the vm label of its metrics
+	stats vmStats
+
+	loop   *eventloop.Loop
+	muxer  *muxer.Muxer
+	server *vhostuser.Server
+
+	files []*hostsock.Listener // the socket files it made
+	known []string             // the paths it added to own
+	own   *hostsock.Registry   // of the whole program
+
+	probe probe
+	done  chan struct{} // closed when the loop's goroutine has ended
+	err   error         // what it ended with; to be read once done is closed
+}
+
+// vmStats is what a VM's metrics are made of.
+type vmStats struct {
+	muxer          muxer.Stats
+	vhostuser      vhostuser.Stats
+	maxConnections int
+	maxBuffered    int64
+}
+
+// newVM makes the sockets of a VM and serves them until shutdown. ended is
+// called, on a goroutine of the VM, when it has nothing more to do: the session
+// of a connected --fd is over, or the loop failed.
+func newVM(cfg config, maxConnections int, own *hostsock.Registry, log logrus.FieldLogger, ended func()) (*vm, error) {
+	v := &vm{
+		name: fmt.Sprintf("cid%d", cfg.guestCID),
+		own:  own,
+		done: make(chan struct{}),
+	}
+	v.stats.maxConnections, v.stats.maxBuffered = maxConnections, cfg.maxBuffered
+	if err := v.build(cfg, log.WithField("guest_cid", cfg.guestCID), ended); err != nil {
+		return nil, gather(err, v.unlink(), v.release())
+	}
+	go v.run(ended)
+	return v, nil
+}
+
+// build makes the parts. After an error those made so far are left to the
+// caller.
+func (v *vm) build(cfg config, log logrus.FieldLogger, ended func()) (err error) {
+	if v.loop, err = eventloop.New(); err != nil {
+		return fmt.Errorf("event loop: %w", err)
+	}
+	v.muxer, err = muxer.New(muxer.Config{
+		Loop:           v.loop,
+		Log:            log,
+		GuestCID:       cfg.guestCID,
+		UDSPath:        cfg.udsPath,
+		MaxConnections: v.stats.maxConnections,
+		MaxBuffered:    v.stats.maxBuffered,
+		OKPort:         cfg.okPort,
+		OwnSocket:      v.own.Owns,
+		Stats:          &v.stats.muxer,
+	})
+	if err != nil {
+		return fmt.Errorf("muxer: %w", err)
+	}
+	v.server = vhostuser.NewServer(vhostuser.Config{
+		Loop:       v.loop,
+		Device:     v.muxer,
+		Log:        log,
+		Stats:      &v.stats.vhostuser,
+		QueueCount: queueCount,
+		OnSessionEnd: func(error) {
+			if cfg.frontend == connectedFD {
+				ended()
+			}
+		},
+	})
+	v.loop.SetWorker(v.server)
+	if err := v.listen(cfg.udsPath, cfg.udsAccess, v.muxer.Listen); err != nil {
+		return fmt.Errorf("--uds-path: %w", err)
+	}
+	return v.awaitFrontend(cfg) // last, for it may come as soon as it can
+}
+
+// awaitFrontend gives the server the socket that its frontends come by.
+func (v *vm) awaitFrontend(cfg config) error {
+	switch cfg.frontend {
+	case listeningFD:
+		// Its name, where it has one here, is as little for guests as our own.
+		_ = v.claim(cfg.socket)
+		return v.server.Listen(cfg.fd)
+	case connectedFD:
+		return v.server.Serve(cfg.fd)
+	}
+	if err := v.listen(cfg.socket, cfg.socketAccess, v.server.Listen); err != nil {
+		return fmt.Errorf("--socket: %w", err)
+	}
+	return nil
+}
+
+// listen makes the socket at path and hands it to serve, which owns it then.
+func (v *vm) listen(path string, a access, serve func(fd int) error) error {
+	l, err := hostsock.Listen(path, hostsock.Options{
+		Mode: a.mode, UID: a.uid, GID: a.gid, Type: unix.SOCK_STREAM, Backlog: backlog,
+	})
+	if err != nil {
+		return err
+	}
+	v.files = append(v.files, l)
+	if err := v.claim(path); err != nil {
+		return err
+	}
+	return serve(l.Take())
+}
+
+// claim keeps guests from the socket at path.
+func (v *vm) claim(path string) error {
+	if err := v.own.Add(path); err != nil {
+		return err
+	}
+	v.known = append(v.known, path)
+	return nil
+}
+
+// run is the VM's goroutine. What the loop owned is released on it, too: a
+// session that ends serves its rings once more.
+func (v *vm) run(ended func()) {
+	defer close(v.done)
+	defer ended()
+	failed := v.loop.Run()
+	v.err = gather(failed, v.release())
+}
+
+// shutdown ends the VM: the guest gets RST, host programs get the bytes that
+// are theirs and end of file. It waits for those bytes until ctx is done.
+func (v *vm) shutdown(ctx context.Context) error {
+	unlinked := v.unlink()
+	served := make(chan struct{})
+	v.loop.Do(func() { v.muxer.Shutdown(func() { close(served) }) })
+	select {
+	case <-served:
+	case <-ctx.Done():
+	case <-v.done: // the loop has failed
+	}
+	v.loop.Stop()
+	<-v.done
+	return gather(unlinked, v.err)
+}
+
+// unlink removes the names of the VM's sockets. The sockets must still be open:
+// the registry knows them by inodes that a closed one would give away.
+func (v *vm) unlink() error {
+	for _, path := range v.known {
+		v.own.Remove(path)
+	}
+	var errs []error
+	for _, l := range v.files {
+		errs = append(errs, l.Close())
+	}
+	return gather(errs...)
+}
+
+// release closes what build made, in reverse order.
+func (v *vm) release() error {
+	var errs []error
+	if v.server != nil {
+		errs = append(errs, v.server.Close())
+	}
+	if v.muxer != nil {
+		errs = append(errs, v.muxer.Close())
+	}
+	if v.loop != nil {
+		errs = append(errs, v.loop.Close())
+	}
+	return gather(errs...)
+}
