@@ -1,0 +1,97 @@
+package vhostuser
+
+import (
+	"errors"
+	"fmt"
+)
+
+var (
+	errNoVersion1   = errors.New("driver did not accept VIRTIO_F_VERSION_1")
+	errNotOffered   = errors.New("feature was not offered")
+	errNoDescriptor = errors.New("descriptor is missing")
+)
+
+// offered returns the feature bits of VHOST_USER_GET_FEATURES.
+func (s *session) offered() uint64 {
+	return s.server.device.Features() | FeatureProtocolFeatures
+}
+
+func (s *session) getFeatures(*message) ([]byte, error) {
+	return u64Payload(s.offered()), nil
+}
+
+// setFeatures serves VHOST_USER_SET_FEATURES. Bits that were not offered are
+// masked: QEMU passes on what the guest wrote. A changed set means a driver that
+// began anew, and rings laid out or notified differently.
+func (s *session) setFeatures(m *message) error {
+	acked := parseU64(m.payload)
+	if acked&FeatureVersion1 == 0 {
+		return errNoVersion1
+	}
+	features := acked & s.offered()
+	if features != acked {
+		if log, ok := s.server.limits.masked.entry(s.log, s.server.loop.Now()); ok {
+			log.WithField("features", fmt.Sprintf("0x%x", acked&^features)).Warn("features that were not offered are ignored")
+		}
+	}
+	changed := (features^s.features)&^FeatureProtocolFeatures != 0
+	if s.negotiated && changed {
+		for _, r := range s.rings {
+			r.forget()
+		}
+		s.reset()
+	}
+	renegotiated := changed || !s.negotiated
+	s.features, s.negotiated = features, true
+	if renegotiated {
+		s.server.device.Negotiated(features &^ FeatureProtocolFeatures)
+	}
+	return nil
+}
+
+func (s *session) getProtocolFeatures(*message) ([]byte, error) {
+	return u64Payload(uint64(offeredProtocol)), nil
+}
+
+func (s *session) setProtocolFeatures(m *message) error {
+	acked := ProtocolFeatures(parseU64(m.payload))
+	if unknown := acked &^ offeredProtocol; unknown != 0 {
+		return fmt.Errorf("%w: %v", errNotOffered, unknown)
+	}
+	s.protocol = acked
+	return nil
+}
+
+func (s *session) getQueueNum(*message) ([]byte, error) {
+	return u64Payload(uint64(len(s.rings))), nil
+}
+
+// ignore serves VHOST_USER_SET_OWNER, which frontends send at different times
+// and which we do not need, and VHOST_USER_RESET_OWNER, which is deprecated and
+// MUST NOT cost the guest its connections.
+func (s *session) ignore(*message) error { return nil }
+
+// setBackendReqFd serves VHOST_USER_SET_BACKEND_REQ_FD. The channel stays open
+// although nothing is sent there: UML takes its end for the end of the device.
+func (s *session) setBackendReqFd(m *message) error {
+	if len(m.fds) == 0 {
+		return errNoDescriptor
+	}
+	if s.backend >= 0 {
+		closeFds([]int{s.backend})
+	}
+	s.backend = m.takeFd()
+	return nil
+}
+
+// resetDevice serves VHOST_USER_RESET_DEVICE: what the driver set up is gone,
+// what the frontend set up stays. QEMU sends neither memory nor protocol
+// features again, and may send this before anything has run.
+func (s *session) resetDevice(*message) error {
+	for _, r := range s.rings {
+		r.reset()
+	}
+	s.features, s.negotiated = 0, false
+	s.reset()
+	return nil
+}

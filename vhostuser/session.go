@@ -1,0 +1,111 @@
+package vhostuser
+
+import (
+	"github.com/hashicorp/go-multierror"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/vhost-user-vsock/vhost-user-vsock/guestmem"
+)
+
+// messagesPerTurn bounds what one frontend may have served in a turn of the
+// loop, so that a flood of messages starves nobody.
+const messagesPerTurn = 32
+
+// session is what one frontend negotiated, and the rings and memory it passed.
+type session struct {
+	server   *Server
+	log      logrus.FieldLogger
+	conn     *conn  // owned
+	interest uint32 // in the connection's events
+
+	features   uint64 // offered ones that the driver took
+	negotiated bool   // VHOST_USER_SET_FEATURES came since the last reset
+	rings      []*vring
+	protocol   ProtocolFeatures
+	memory     *guestmem.Table // owned, never nil
+	backend    int             // owned; requests to the frontend go here, -1 if nowhere
+
+	// used says that a ring has run since the device was last reset, so that a
+	// driver may have state to lose.
+	used bool
+}
+
+// newSession takes ownership of c.
+func newSession(server *Server, c *conn, log logrus.FieldLogger) *session {
+	memory, _ := guestmem.Map(nil, nil) // nothing to map, nothing to fail
+	s := &session{
+		server:   server,
+		log:      log,
+		conn:     c,
+		interest: unix.EPOLLIN,
+		memory:   memory,
+		backend:  -1,
+	}
+	for i := range server.queues {
+		s.rings = append(s.rings, newVring(s, i))
+	}
+	return s
+}
+
+// HandleEvents serves what the frontend has sent.
+func (s *session) HandleEvents(uint32) { s.server.run(s.serve) }
+
+// serve handles messages until none is whole. A frontend that does not read its
+// replies is not heard until it has.
+func (s *session) serve() error {
+	for range messagesPerTurn {
+		empty, err := s.conn.flush()
+		if err != nil {
+			return err
+		}
+		if !empty {
+			return s.listen(unix.EPOLLOUT)
+		}
+		whole, err := s.conn.fill()
+		if err != nil {
+			return err
+		}
+		if !whole {
+			break
+		}
+		m := s.conn.take()
+		if err := s.handle(&m); err != nil {
+			return err
+		}
+	}
+	return s.listen(unix.EPOLLIN)
+}
+
+// listen sets which events of the connection the session waits for.
+func (s *session) listen(interest uint32) error {
+	if s.interest == interest {
+		return nil
+	}
+	s.interest = interest
+	return s.server.loop.Modify(s.conn.fd, interest)
+}
+
+// stop ends what the session has running: no ring's memory is touched again.
+// Each ring is stopped, whatever becomes of the others.
+func (s *session) stop() error {
+	var result *multierror.Error
+	for _, r := range s.rings {
+		if r.running {
+			result = multierror.Append(result, s.server.guard(func() error { r.stop(); return nil }))
+		}
+	}
+	return result.ErrorOrNil()
+}
+
+// close releases everything the session owns. Its rings have been stopped.
+func (s *session) close() error {
+	var result *multierror.Error
+	for _, r := range s.rings {
+		r.close()
+	}
+	if s.backend >= 0 {
+		closeFds([]int{s.backend})
+	}
+	return multierror.Append(result, s.memory.Close(), s.conn.close()).ErrorOrNil()
+}

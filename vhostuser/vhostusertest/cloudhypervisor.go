@@ -1,0 +1,94 @@
+package vhostusertest
+
+import "github.com/vhost-user-vsock/vhost-user-vsock/vhostuser"
+
+// CloudHypervisor replays --generic-vhost-user. After the negotiation every
+// message carries NEED_REPLY, those with a reply of their own too.
+type CloudHypervisor struct {
+	*Frontend
+	*Guest
+	offered  uint64
+	protocol vhostuser.ProtocolFeatures
+}
+
+const (
+	chRings    = 3
+	chRingSize = 128
+	chKnown    = vhostuser.ProtocolMQ | vhostuser.ProtocolReplyAck | vhostuser.ProtocolBackendReq | vhostuser.ProtocolConfig |
+		vhostuser.ProtocolConfigureMemSlots | 1<<1 | 1<<12 | 1<<19
+	chFeatures = vhostuser.FeatureIndirectDesc | vhostuser.FeatureEventIdx | vhostuser.FeatureVersion1 |
+		1<<35 | 1<<36 | 1<<38 // IN_ORDER, ORDER_PLATFORM, NOTIFICATION_DATA
+)
+
+// NewCloudHypervisor replays cloud-hypervisor.
+func NewCloudHypervisor(f *Frontend, g *Guest) *CloudHypervisor {
+	return &CloudHypervisor{Frontend: f, Guest: g}
+}
+
+func (c *CloudHypervisor) Init() {
+	c.Frontend.tb.Helper()
+	c.SetOwner()
+	c.offered = c.GetFeatures()
+	c.protocol = c.Frontend.protocol(chKnown)
+	c.NeedReply = c.protocol&vhostuser.ProtocolReplyAck != 0
+	if n := c.GetQueueNum(); n < chRings {
+		c.Frontend.tb.Fatalf("backend has %d queues, %d are wanted", n, chRings)
+	}
+}
+
+func (c *CloudHypervisor) Start() {
+	c.Frontend.tb.Helper()
+	c.probe(chRings, chRingSize, c.driver(c.offered&chFeatures))
+	c.activate(c.availIdx)
+	// The guest reads its address, word by word.
+	c.GetConfig(0, 4, 0)
+	c.GetConfig(4, 4, 0)
+}
+
+// activate sets up all rings, the base of each where next says.
+func (c *CloudHypervisor) activate(next func(i int) uint32) {
+	c.Frontend.tb.Helper()
+	c.SetFeatures(c.driver(c.offered&chFeatures) | vhostuser.FeatureProtocolFeatures)
+	c.SetMemTable(c.regions, c.fds, 0)
+	for i, r := range c.Rings {
+		c.SetVringNum(uint32(i), uint32(r.Config().Size))
+	}
+	for i, r := range c.Rings {
+		c.SetVringAddr(c.addr(i, 0))
+		c.SetVringBase(uint32(i), next(i))
+		c.SetVringCall(uint32(i), r.CallFd())
+		c.SetVringKick(uint32(i), r.KickFd())
+	}
+	c.enable(true)
+	c.SetBackendReqFd()
+}
+
+func (c *CloudHypervisor) enable(on bool) {
+	c.Frontend.tb.Helper()
+	for i := range c.Rings {
+		c.SetVringEnable(uint32(i), on)
+	}
+}
+
+func (c *CloudHypervisor) Stop() { c.Frontend.tb.Helper(); c.enable(false) }
+
+func (c *CloudHypervisor) Resume() { c.Frontend.tb.Helper(); c.enable(true) }
+
+func (c *CloudHypervisor) Reset() {
+	c.Frontend.tb.Helper()
+	for i := range c.Rings {
+		c.SetVringEnable(uint32(i), false)
+		c.GetVringBase(uint32(i))
+	}
+}
+
+func (c *CloudHypervisor) Shutdown() { c.Close() }
+
+// Reconnect is what follows when the backend was lost: the same rings on a new
+// connection, each from what its driver has published.
+func (c *CloudHypervisor) Reconnect(f *Frontend) {
+	c.Frontend.Close()
+	c.Frontend = f
+	c.Init()
+	c.activate(c.availIdx)
+}

@@ -1,0 +1,73 @@
+package vhostuser
+
+import "time"
+
+// patrolInterval is how often a running ring is looked at that nobody can kick
+// for: VHOST_USER_SET_VRING_KICK may say that there is no descriptor.
+const patrolInterval = time.Millisecond
+
+// Work lets the device work.
+func (s *Server) Work() (more bool) {
+	s.run(func() error {
+		more = s.device.Work()
+		return nil
+	})
+	return more
+}
+
+// Deadline returns the earliest of the device's and the server's own.
+func (s *Server) Deadline() (at time.Duration, ok bool) {
+	at, ok = s.device.Deadline()
+	if s.session != nil && s.session.untended() {
+		at, ok = earlier(at, ok, s.patrolled+patrolInterval)
+	}
+	if s.listener != nil && s.listener.paused {
+		at, ok = earlier(at, ok, s.listener.resumeAt)
+	}
+	return at, ok
+}
+
+// earlier returns the earlier of two times, of which the first may be missing.
+func earlier(at time.Duration, ok bool, other time.Duration) (time.Duration, bool) {
+	if ok && at <= other {
+		return at, true
+	}
+	return other, true
+}
+
+// Expire serves the deadlines that have come.
+func (s *Server) Expire(now time.Duration) {
+	if s.listener != nil && s.listener.paused && s.listener.resumeAt <= now {
+		s.listener.resume()
+	}
+	if s.session != nil && s.patrolled+patrolInterval <= now {
+		s.patrolled = now
+		s.run(s.session.patrol)
+	}
+	if at, ok := s.device.Deadline(); ok && at <= now {
+		s.run(func() error {
+			s.device.Expire(now)
+			return nil
+		})
+	}
+}
+
+// untended reports whether there is a ring to patrol.
+func (s *session) untended() bool {
+	for _, r := range s.rings {
+		if r.untended() {
+			return true
+		}
+	}
+	return false
+}
+
+// patrol kicks for the rings nobody can kick for.
+func (s *session) patrol() error {
+	for _, r := range s.rings {
+		if r.untended() {
+			s.server.device.Kick(r.index)
+		}
+	}
+	return nil
+}
