@@ -1,6 +1,8 @@
 package guestmem
 
 import (
+	"os"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -10,7 +12,10 @@ import (
 //
 // The zero value is empty. The list keeps its storage when it shrinks, so that
 // a Buffers which is used again does not allocate.
-type Buffers struct{ iov []unix.Iovec }
+type Buffers struct {
+	iov     []unix.Iovec
+	touched byte // keeps the reads of Touch from being optimised away
+}
 
 // Len returns the number of ranges.
 func (b *Buffers) Len() int { return len(b.iov) }
@@ -110,4 +115,19 @@ func (b *Buffers) vector(from, to int) []unix.Iovec {
 		from++
 	}
 	return b.iov[from:min(to, from+maxVector)]
+}
+
+// Touch reads a byte of every page of the ranges [from, to). Where a system call
+// said EFAULT because pages are gone, it raises the fault here, in Go, for
+// whoever recovers from faults in guest memory.
+func (b *Buffers) Touch(from, to int) {
+	for i := from; i < to; i++ {
+		v := view(&b.iov[i])
+		for off := 0; off < len(v); off += os.Getpagesize() {
+			b.touched = v[off]
+		}
+		if len(v) > 0 {
+			b.touched = v[len(v)-1]
+		}
+	}
 }

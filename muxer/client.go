@@ -1,0 +1,173 @@
+package muxer
+
+import (
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vhost-user-vsock/vhost-user-vsock/csm"
+)
+
+// addClient takes ownership of the socket of a host program that has connected.
+func (m *Muxer) addClient(fd int) {
+	c := &conn{m: m, fd: fd, typ: csm.TypeStream, hostInitiated: true, stage: stageLine, reason: ResetClosed, readHint: minReadHint}
+	c.refused = len(m.sockets) >= m.cfg.MaxConnections
+	if err := m.loop.Add(fd, watchIn, c); err != nil {
+		m.sites.accept.warn(m.log, "cannot watch a host program", err)
+		unix.Close(fd) //nolint:errcheck
+		return
+	}
+	m.sockets[c] = struct{}{}
+	m.stats.Clients.Add(1)
+	m.afterHost(c, connectLineTimeout)
+}
+
+// readLine looks for the CONNECT line without taking a byte behind it: those
+// are payload. A line may come in pieces.
+func (m *Muxer) readLine(c *conn) {
+	n, err := peek(c.fd, m.line[:])
+	if err == unix.EAGAIN {
+		return
+	}
+	port, length, parseErr := parseConnectLine(m.line[:max(n, 0)])
+	switch {
+	case err != nil || n == 0:
+		c.readable = false
+		m.refuse(c, HandshakeGone)
+	case parseErr != nil:
+		m.refuse(c, HandshakeBadLine)
+	case length == 0 && c.ended:
+		m.refuse(c, HandshakeGone)
+	case length > 0:
+		readRetry(c.fd, m.line[:length]) //nolint:errcheck // they were seen to be there
+		m.connectLine(c, port)
+	}
+}
+
+// peek reads from a non-blocking socket without consuming.
+func peek(fd int, p []byte) (int, error) {
+	for {
+		n, _, err := unix.Recvfrom(fd, p, unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		if err != unix.EINTR {
+			return n, err
+		}
+	}
+}
+
+// connectLine acts on a complete CONNECT line. The age of the request runs in
+// real time from here: a paused, a rebooting and no guest look alike.
+func (m *Muxer) connectLine(c *conn, port uint32) {
+	c.key.guest = port
+	switch {
+	case c.refused:
+		m.refuse(c, HandshakeLimit)
+	case !m.attached || m.ending:
+		m.refuse(c, HandshakeNoGuest)
+	default:
+		m.afterHost(c, connectLineTimeout)
+		if c.hungUp && unreadBytes(c.fd) == 0 {
+			m.refuse(c, HandshakeGone)
+			return
+		}
+		m.wait(c)
+		if m.running() {
+			m.promoteWaiting()
+		}
+	}
+}
+
+func (m *Muxer) wait(c *conn) {
+	c.stage = stageWaiting
+	if len(m.waiting) == cap(m.waiting) { // those that gave up make room first
+		m.waiting = slices.DeleteFunc(m.waiting, func(c *conn) bool { return c.stage != stageWaiting })
+	}
+	m.waiting = append(m.waiting, c)
+}
+
+// checkClient drops a waiting host program that has left with nothing to say.
+func (m *Muxer) checkClient(c *conn) {
+	if c.hungUp && unreadBytes(c.fd) == 0 {
+		m.refuse(c, HandshakeGone)
+	}
+}
+
+// promoteWaiting asks the guest on behalf of every host program that waits.
+func (m *Muxer) promoteWaiting() {
+	for _, c := range m.waiting {
+		if c.stage != stageWaiting {
+			continue
+		}
+		m.stats.Clients.Add(-1)
+		c.Conn = csm.NewHostInitiated(m.window())
+		c.key = m.freeKey(c.key.guest)
+		m.insert(c)
+		m.schedule(c)
+	}
+	clear(m.waiting)
+	m.waiting = m.waiting[:0]
+}
+
+// demote makes a connection of which the guest has not heard wait again.
+func (m *Muxer) demote(c *conn) {
+	delete(m.table, c.key)
+	c.countPhase(-1)
+	m.stats.Clients.Add(1)
+	m.wait(c)
+}
+
+// refuse ends a handshake without OK.
+func (m *Muxer) refuse(c *conn, result Handshake) {
+	m.stats.Handshakes[result].Inc()
+	m.stats.Clients.Add(-1)
+	m.closeSocket(c)
+}
+
+// clientLeft acts on a host program that has closed its socket before its OK.
+// Bytes that it left behind its CONNECT line are still to be delivered; without
+// any, the guest shall not get a connection to nobody: if it was asked already,
+// its RESPONSE is answered by RST.
+func (m *Muxer) clientLeft(c *conn) {
+	if unreadBytes(c.fd) > 0 {
+		return
+	}
+	m.stats.Handshakes[HandshakeGone].Inc()
+	if c.isUnasked() {
+		c.Forget()
+		m.bury(c)
+		return
+	}
+	m.closeFD(c)
+}
+
+// opened acts on the guest's RESPONSE: the host program reads its OK, in one
+// write. Guest bytes are held back until it has taken the line, for many clients
+// read more than the line and drop what they did not expect.
+func (m *Muxer) opened(c *conn) {
+	c.guestAt = 0
+	if c.fd < 0 {
+		c.reason = ResetClientGone
+		c.Kill()
+		return
+	}
+	m.stats.Handshakes[HandshakeOK].Inc()
+	if c.hungUp {
+		return
+	}
+	port := c.key.host
+	if m.cfg.OKPort == OKGuest {
+		port = c.key.guest
+	}
+	line := strconv.AppendUint(append(m.line[:0], "OK "...), uint64(port), 10)
+	if _, err := writeRetry(c.fd, append(line, '\n')); err == nil {
+		c.okUnread = true
+	}
+}
+
+// okTaken reports whether the host program has read its OK line.
+func (c *conn) okTaken() bool {
+	if c.okUnread && untakenBytes(c.fd) == 0 {
+		c.okUnread = false
+	}
+	return !c.okUnread
+}

@@ -1,0 +1,167 @@
+package muxer
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vhost-user-vsock/vhost-user-vsock/csm"
+)
+
+// key names a connection of the guest by its two ports. The host's end is
+// always CID 2: nothing else is routed.
+type key struct{ guest, host uint32 }
+
+// stage is what a host socket is for.
+//
+//	accepted: line ─► waiting ─► open ─► tail ─► closed
+//	connected:        dialing ──► open ─► tail ─► closed
+type stage uint8
+
+const (
+	stageLine    stage = iota // a host program whose CONNECT line is not complete
+	stageWaiting              // its line is complete; no driver is up
+	stageDialing              // the guest's REQUEST waits for room in a backlog
+	stageOpen                 // in the table: the guest knows it or is about to
+	stageTail                 // out of the table: the guest is done, bytes are left
+	stageClosed
+)
+
+// Interest in a host socket. Edge-triggered, so it rarely changes: what can be
+// done is noted in the conn and holds until the socket says EAGAIN.
+const (
+	watchIn    = unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLET
+	watchInOut = watchIn | unix.EPOLLOUT
+)
+
+// conn is one host socket and the guest's connection that it serves.
+type conn struct {
+	csm.Conn
+	m   *Muxer
+	key key
+	typ csm.Type
+	fd  int // -1 once closed
+
+	stage         stage
+	phase         Phase
+	hostInitiated bool
+	reason        ResetReason // why the guest is reset, once it is
+
+	readable bool // the socket may have bytes or end of file
+	ended    bool // EPOLLRDHUP was seen: the host program sends no more
+	hungUp   bool // EPOLLHUP was seen: the host program is gone, or both directions are shut
+	eof      bool // end of file was read
+	deaf     bool // the host program takes no more bytes
+	blocked  bool // the socket took less than it was given
+	watchOut bool // EPOLLOUT is in the interest
+	okUnread bool // the OK was written and perhaps not taken yet
+	refused  bool // over the limit: to be closed behind its CONNECT line
+	asked    bool // our REQUEST is in the ring
+	queued   bool // in the ready queue
+	stalled  bool // host bytes wait for the guest's credit
+
+	readHint int // bytes worth making room for at the next read
+	out      csm.TxBuf
+	askAfter time.Duration // how long the guest has to tell of credit before it is asked again
+	hostAt   time.Duration // deadline by the loop's clock, or 0
+	guestAt  time.Duration // deadline by the guest's clock, or 0
+}
+
+// isUnasked reports whether the guest has not heard of this host-initiated
+// connection yet.
+func (c *conn) isUnasked() bool {
+	return c.hostInitiated && !c.asked && c.State() == csm.Connecting
+}
+
+// HandleEvents notes what the host socket can do. It touches no guest memory.
+func (c *conn) HandleEvents(events uint32) {
+	if c.fd < 0 {
+		return
+	}
+	if events&(unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
+		c.readable = true
+		c.ended = c.ended || events&(unix.EPOLLRDHUP|unix.EPOLLHUP) != 0
+		c.hungUp = c.hungUp || events&unix.EPOLLHUP != 0
+	}
+	switch c.stage {
+	case stageLine:
+		c.m.readLine(c)
+	case stageWaiting:
+		c.m.checkClient(c)
+	case stageOpen:
+		c.m.hostEvents(c, events)
+	case stageTail:
+		c.m.tailEvents(c, events)
+	}
+}
+
+// expireHost runs when hostAt may have come.
+func (c *conn) expireHost(now time.Duration) {
+	if c.hostAt == 0 || c.hostAt > now {
+		return
+	}
+	c.hostAt = 0
+	switch {
+	case c.stage == stageLine:
+		c.m.refuse(c, HandshakeTimeout)
+	case c.stage == stageWaiting:
+		c.m.refuse(c, HandshakeNoGuest)
+	case c.stage == stageOpen && c.isUnasked():
+		c.m.stats.Handshakes[HandshakeSilent].Inc()
+		c.Forget()
+		c.m.bury(c)
+	case c.stage == stageOpen:
+		c.m.hostEvents(c, unix.EPOLLOUT)
+	case c.stage == stageTail:
+		c.m.tailEvents(c, unix.EPOLLOUT)
+	}
+}
+
+// expireGuest runs when guestAt may have come: the guest owes an answer.
+func (c *conn) expireGuest(now time.Duration) {
+	if c.guestAt == 0 || c.guestAt > now {
+		return
+	}
+	c.guestAt = 0
+	switch {
+	case c.stage == stageDialing:
+		c.m.kill(c, ResetBacklog)
+	case c.stage == stageOpen && c.State() == csm.Established:
+		if c.stalled {
+			c.m.askAgain(c)
+		}
+	case c.stage == stageOpen:
+		if c.State() == csm.Connecting && c.fd >= 0 {
+			c.m.stats.Handshakes[HandshakeSilent].Inc()
+		}
+		c.m.kill(c, ResetTimeout)
+	}
+}
+
+// updatePhase keeps the gauges of connections by phase.
+func (c *conn) updatePhase() {
+	p := PhaseEstablished
+	switch c.State() {
+	case csm.Connecting, csm.Accepting:
+		p = PhaseConnecting
+	case csm.Closing:
+		p = PhaseClosing
+	default:
+		if c.GuestShut()|c.HostShut() != 0 {
+			p = PhaseHalfClosed
+		}
+	}
+	if p != c.phase {
+		c.countPhase(-1)
+		c.phase = p
+		c.countPhase(1)
+	}
+}
+
+func (c *conn) countPhase(n int64) {
+	d := GuestInitiated
+	if c.hostInitiated {
+		d = HostInitiated
+	}
+	c.m.stats.Connections[c.phase][d].Add(n)
+}

@@ -1,0 +1,118 @@
+package muxer
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vhost-user-vsock/vhost-user-vsock/csm"
+)
+
+// shortageRetry is when a write is tried again that the kernel had no memory for.
+const shortageRetry = 20 * time.Millisecond
+
+// hostEvents acts on what the host socket of a connection in the table can do.
+func (m *Muxer) hostEvents(c *conn, events uint32) {
+	if c.State() == csm.Connecting {
+		if c.hungUp {
+			m.clientLeft(c)
+		}
+		return
+	}
+	if events&unix.EPOLLOUT != 0 {
+		m.flushHost(c)
+	}
+	if c.hungUp && c.fd >= 0 && (c.eof || !c.GuestReads()) {
+		m.hostClosed(c)
+	}
+	if c.ended {
+		c.stalled = false // end of file can be seen without credit
+	}
+	m.settle(c)
+}
+
+// wantsRead reports whether the host socket is worth a read for the guest.
+func (c *conn) wantsRead() bool {
+	return c.readable && !c.stalled && !c.eof && c.fd >= 0 && c.State() == csm.Established && c.GuestReads()
+}
+
+// awaitRoom waits for the host socket to take more. Once EPOLLOUT was needed it
+// stays in the interest until it comes without need.
+func (m *Muxer) awaitRoom(c *conn) {
+	if !c.blocked {
+		c.blocked = true
+		m.stats.HostStalls.Inc()
+	}
+	if !c.watchOut {
+		c.watchOut = true
+		m.loop.Modify(c.fd, watchInOut) //nolint:errcheck // it is registered
+	}
+}
+
+// flushHost writes what waits for the host socket, now that it has room.
+func (m *Muxer) flushHost(c *conn) {
+	if !c.okTaken() {
+		return
+	}
+	if c.out.Len() == 0 {
+		c.blocked, c.watchOut = false, false
+		m.loop.Modify(c.fd, watchIn) //nolint:errcheck // it is registered
+		return
+	}
+	n, err := c.out.WriteTo(&m.pool, c.fd)
+	c.Forwarded(n)
+	c.blocked = err != nil
+	if err != nil {
+		m.writeFailed(c, err)
+	}
+}
+
+// writeFailed acts on a write that the host socket did not take. EPIPE tells
+// that the program reads no more: with a hang-up it has closed the socket, but
+// what it had sent before is still to be read and delivered; without one it has
+// shut its receiving side, and only that.
+func (m *Muxer) writeFailed(c *conn, err error) {
+	switch errno(err) {
+	case unix.EAGAIN:
+		m.awaitRoom(c)
+		return
+	case unix.ENOBUFS, unix.ENOMEM: // no event tells when the kernel has memory again
+		m.awaitRoom(c)
+		m.afterHost(c, shortageRetry)
+		return
+	case unix.EPIPE, unix.ECONNRESET:
+		c.deaf, c.okUnread = true, false
+		m.discard(c, c.out.Release(&m.pool))
+		if hangsUp(c.fd) {
+			c.hungUp, c.ended, c.readable = true, true, true
+		} else {
+			c.HostDeaf()
+		}
+		return
+	}
+	m.sites.host.warn(m.log, "a host socket failed", err)
+	c.deaf = true
+	m.discard(c, c.out.Release(&m.pool))
+	c.reason = ResetHost
+	c.Kill()
+}
+
+// hostEnded acts on end of file: the program has shut its sending side, or has
+// closed the socket altogether, which only the hang-up tells.
+func (m *Muxer) hostEnded(c *conn) {
+	c.eof, c.readable = true, false
+	if hangsUp(c.fd) {
+		m.hostClosed(c)
+	} else {
+		c.HostEnded()
+	}
+	m.settle(c)
+}
+
+// hostClosed acts on a host program that has gone, all its bytes delivered.
+func (m *Muxer) hostClosed(c *conn) {
+	m.stats.Discarded.Add(uint64(c.out.Release(&m.pool)))
+	c.deaf = true
+	c.HostClosed()
+	m.closeFD(c)
+}

@@ -1,0 +1,92 @@
+package muxer
+
+import (
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// acceptBatch is how many host programs are accepted before others get a turn.
+const acceptBatch = 64
+
+// acceptRetry is when a listener looks again that met a shortage of descriptors.
+const acceptRetry = 50 * time.Millisecond
+
+// listener accepts host programs on the uds-path socket.
+type listener struct {
+	m        *Muxer
+	fd       int
+	paused   bool
+	resumeAt time.Duration
+}
+
+// Listen takes ownership of the listening socket of uds-path, also on error.
+func (m *Muxer) Listen(fd int) error {
+	if err := m.loop.Add(fd, unix.EPOLLIN, &m.listener); err != nil {
+		unix.Close(fd) //nolint:errcheck
+		return err
+	}
+	m.listener.fd = fd
+	return nil
+}
+
+// HandleEvents accepts what waits. At the limit of connections some more are
+// accepted and heard out, so that they are refused by end of file; beyond that
+// they wait in the backlog.
+func (l *listener) HandleEvents(uint32) {
+	for range acceptBatch {
+		if l.fd < 0 || l.paused {
+			return
+		}
+		if len(l.m.sockets) >= l.m.cfg.MaxConnections+Refusals {
+			l.pause()
+			return
+		}
+		fd, _, err := unix.Accept4(l.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		switch err {
+		case nil:
+			l.m.addClient(fd)
+		case unix.EINTR, unix.ECONNABORTED:
+		case unix.EAGAIN:
+			return
+		default:
+			l.m.sites.accept.warn(l.m.log, "cannot accept host programs for now", os.NewSyscallError("accept4", err))
+			l.m.stats.AcceptStalls.Inc()
+			l.pause()
+			l.resumeAt = l.m.loop.Now() + acceptRetry
+			l.m.hostTimers.Push(l, l.resumeAt)
+			return
+		}
+	}
+}
+
+func (l *listener) pause() {
+	l.paused = true
+	l.m.loop.Modify(l.fd, 0) //nolint:errcheck // it is registered
+}
+
+// resume looks for new host programs again once a socket was closed.
+func (l *listener) resume() {
+	if l.fd < 0 || !l.paused || len(l.m.sockets) >= l.m.cfg.MaxConnections+Refusals {
+		return
+	}
+	l.paused, l.resumeAt = false, 0
+	l.m.loop.Modify(l.fd, unix.EPOLLIN) //nolint:errcheck
+}
+
+func (l *listener) expireHost(now time.Duration) {
+	if l.resumeAt != 0 && l.resumeAt <= now {
+		l.resume()
+	}
+}
+
+func (l *listener) expireGuest(time.Duration) {}
+
+func (l *listener) close() {
+	if l.fd >= 0 {
+		l.m.loop.Remove(l.fd) //nolint:errcheck
+		unix.Close(l.fd)      //nolint:errcheck
+		l.fd = -1
+	}
+}

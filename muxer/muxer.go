@@ -1,0 +1,231 @@
+package muxer
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/vhost-user-vsock/vhost-user-vsock/csm"
+	"github.com/vhost-user-vsock/vhost-user-vsock/eventloop"
+	"github.com/vhost-user-vsock/vhost-user-vsock/guestmem"
+	"github.com/vhost-user-vsock/vhost-user-vsock/killq"
+	"github.com/vhost-user-vsock/vhost-user-vsock/rxq"
+	"github.com/vhost-user-vsock/vhost-user-vsock/virtqueue"
+)
+
+const (
+	// connectLineTimeout is how long a host program may take for its CONNECT
+	// line, and how long a complete one may wait for a driver.
+	connectLineTimeout = 2 * time.Second
+	// requestTimeout is how long a guest may take to answer a REQUEST; it is
+	// Linux's own limit for the other direction.
+	requestTimeout = 2 * time.Second
+	// shutdownTimeout is how long a guest may take to answer a full SHUTDOWN
+	// with RST; it is Linux's own limit.
+	shutdownTimeout = 8 * time.Second
+
+	// window is the buffer space in bytes that a connection offers its guest.
+	// Linux guests use no more by default, and four packets of 64 KiB keep a
+	// pipeline full.
+	window = 256 << 10
+	// smallWindow is what new connections offer while memory is short.
+	smallWindow = 64 << 10
+
+	// replyLimit is how many RSTs may wait before the tx ring does: a guest that
+	// posts no receive buffers must not make us remember ever more of them
+	// (virtio v1.4 §5.10.6.1).
+	replyLimit = 256
+	// readyLimit bounds the queue of connections with something for the guest.
+	readyLimit = 1024
+	// timerLimit bounds each queue of deadlines.
+	timerLimit = 1024
+)
+
+// Refusals is how many host programs beyond the connection limit are heard out,
+// so that they see end of file behind their CONNECT line.
+const Refusals = 64
+
+// OKPort chooses the number in the "OK <port>\n" that a host program reads.
+type OKPort uint8
+
+const (
+	OKShort OKPort = iota // our port, at most five digits
+	OKHost                // our port, from 2^30 on
+	OKGuest               // the guest's port
+)
+
+// Config is what a Muxer needs to know.
+type Config struct {
+	Loop           *eventloop.Loop
+	Log            logrus.FieldLogger
+	GuestCID       uint64
+	UDSPath        string
+	MaxConnections int   // host sockets and connections of this guest
+	MaxBuffered    int64 // bytes of memory for payload that host sockets do not take
+	OKPort         OKPort
+	// OwnSocket reports whether the file at path is a listening socket of this
+	// process. A guest may not reach those: one would lead it to another guest.
+	OwnSocket func(path string) bool
+	Stats     *Stats
+}
+
+// timed is what waits in a queue of deadlines; see timers.go.
+type timed interface {
+	expireHost(now time.Duration)
+	expireGuest(now time.Duration)
+}
+
+// Muxer serves one guest. Its methods are called on the goroutine of its loop.
+type Muxer struct {
+	cfg   Config
+	loop  *eventloop.Loop
+	log   logrus.FieldLogger
+	stats *Stats
+
+	// The driver's side. Both rings run, or the guest's clock stands still.
+	rx, tx    *virtqueue.Queue
+	attached  bool
+	noStreams bool // the driver acknowledged NO_IMPLIED_STREAM without STREAM
+	clock     guestClock
+
+	table   map[key]*conn      // connections the guest knows or is about to
+	sockets map[*conn]struct{} // everything that counts against the limit
+	waiting []*conn            // host programs that wait for a driver, oldest first
+	dials   map[string]*dialQueue
+	ports   portSequence
+
+	ready       *rxq.Queue[rxItem]
+	hostTimers  *killq.Queue[timed] // by the loop's clock
+	guestTimers *killq.Queue[timed] // by the guest's clock
+
+	listener listener
+
+	txWaits bool // entries may be in the tx ring that were not taken
+	txStall stall
+	rxStall bool
+
+	batch  txBatch
+	txBufs guestmem.Buffers
+	rxBufs guestmem.Buffers
+	rxHead guestmem.Buffers
+	rxTake []rxSlot
+	pool   csm.Pool
+	wire   [csm.HeaderSize]byte
+	hdr    csm.Header
+	line   [maxConnectLine]byte
+	waste  []byte // where bytes go that nobody wants
+
+	ending  bool   // Shutdown was called: no connection begins any more
+	unsaid  bool   // and nobody was told yet
+	closing func() // set by Shutdown, called once when nothing is left
+	sites   logSites
+}
+
+// New returns a Muxer without listener or guest.
+func New(cfg Config) (*Muxer, error) {
+	if cfg.MaxConnections < 1 {
+		return nil, fmt.Errorf("connection limit %d: must be at least 1", cfg.MaxConnections)
+	}
+	m := &Muxer{
+		cfg:         cfg,
+		loop:        cfg.Loop,
+		log:         cfg.Log,
+		stats:       cfg.Stats,
+		table:       make(map[key]*conn),
+		sockets:     make(map[*conn]struct{}),
+		dials:       make(map[string]*dialQueue),
+		ports:       newPortSequence(cfg.OKPort),
+		ready:       rxq.New[rxItem](cfg.MaxConnections+2*replyLimit, readyLimit),
+		hostTimers:  killq.New[timed](timerLimit),
+		guestTimers: killq.New[timed](timerLimit),
+		rxTake:      make([]rxSlot, 0, rxBatchChains),
+		waste:       make([]byte, 64<<10),
+		sites:       newLogSites(),
+	}
+	m.clock.stop(0)
+	m.listener.m, m.listener.fd = m, -1
+	return m, nil
+}
+
+// Work moves bytes between the rings and the host sockets, a bounded amount, and
+// reports whether more could be moved at once.
+func (m *Muxer) Work() (more bool) {
+	if m.unsaid {
+		m.endAll()
+	}
+	if m.running() {
+		if m.txWaits {
+			more = m.serveTx(false)
+		}
+		more = m.serveRx() || more
+		m.tx.NotifyIfNeeded()
+		m.rx.NotifyIfNeeded()
+		// Replies that left may have made room for the tx ring.
+		more = more || m.txWaits && m.txStall != stallNone && m.txStallNow() == stallNone
+	}
+	m.stats.Buffered.Set(m.pool.Held())
+	m.stats.RxQueueDepth.Set(int64(m.ready.Len()))
+	m.stats.KillQueueDepth.Set(int64(m.hostTimers.Len() + m.guestTimers.Len()))
+	m.finishShutdown()
+	return more
+}
+
+// pressed reports whether memory for host sockets runs short: then connections
+// with unread bytes get no new credit, and new ones a smaller window.
+func (m *Muxer) pressed() bool { return m.pool.Held() > m.cfg.MaxBuffered/2 }
+
+func (m *Muxer) window() uint32 {
+	if m.pressed() {
+		return smallWindow
+	}
+	return window
+}
+
+// Shutdown ends every connection: the guest gets RST, host programs get the
+// bytes that are theirs and then end of file. done is called once nothing is
+// left; the caller bounds the wait.
+func (m *Muxer) Shutdown(done func()) {
+	m.ending, m.unsaid, m.closing = true, true, done
+	m.listener.close()
+}
+
+// endAll is the work of Shutdown. What the driver has published so far is still
+// delivered, though it may not have kicked for it yet.
+func (m *Muxer) endAll() {
+	if m.tx != nil {
+		m.serveTx(true) // where memory faults the session ends, and this is run again
+	}
+	m.unsaid = false
+	for c := range m.sockets {
+		switch c.stage {
+		case stageLine, stageWaiting:
+			m.refuse(c, HandshakeNoGuest)
+		case stageDialing, stageOpen:
+			m.kill(c, ResetShutdown)
+		}
+	}
+}
+
+func (m *Muxer) finishShutdown() {
+	if m.closing == nil || len(m.sockets) > 0 {
+		return
+	}
+	if m.running() && m.ready.Resets() > 0 && m.rx.Pending() > 0 {
+		return
+	}
+	done := m.closing
+	m.closing = nil
+	done()
+}
+
+// Close closes every socket at once, bytes or not. The rings must have stopped.
+func (m *Muxer) Close() error {
+	m.listener.close()
+	for c := range m.sockets {
+		c.out.Release(&m.pool)
+		m.closeSocket(c)
+	}
+	clear(m.table)
+	return nil
+}

@@ -1,0 +1,5 @@
+//go:build !race
+
+package muxer_test
+
+const raceEnabled = false

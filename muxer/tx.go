@@ -1,0 +1,315 @@
+package muxer
+
+import (
+	"golang.org/x/sys/unix"
+
+	"math"
+
+	"github.com/vhost-user-vsock/vhost-user-vsock/csm"
+	"github.com/vhost-user-vsock/vhost-user-vsock/virtqueue"
+)
+
+const (
+	// txPacketBudget and txByteBudget bound one turn of the tx ring.
+	txPacketBudget = 256
+	txByteBudget   = 512 << 10
+	// txBatchChains and txBatchRanges bound what one write carries; the kernel
+	// takes 1024 ranges at once.
+	txBatchChains = 64
+	txBatchRanges = 1024 - 64
+)
+
+// stall says what the tx ring waits for.
+type stall uint8
+
+const (
+	stallNone    stall = iota
+	stallReplies       // RSTs to leave
+	stallBuffers       // host programs to read
+)
+
+// txBatch is a run of RW packets of one connection that one write carries.
+type txBatch struct {
+	conn     *conn // nil when empty
+	from, to int   // their payload in txBufs
+	bytes    int
+	heads    [txBatchChains]uint16
+	n        int
+}
+
+// serveTx takes packets from the tx ring, a bounded number, and reports whether
+// more can be taken at once. The last turn, before the ring stops, takes all that
+// the driver has published by now and waits for nothing.
+func (m *Muxer) serveTx(last bool) (more bool) {
+	defer m.flushBatch()
+	packets, bytes := txPacketBudget, txByteBudget
+	if last {
+		packets, bytes = m.tx.Pending(), math.MaxInt
+	}
+	for {
+		if packets == 0 || bytes <= 0 {
+			return true
+		}
+		if !last && m.waitTx() {
+			return false
+		}
+		if m.batch.conn == nil {
+			m.txBufs.Reset()
+		}
+		chain, ok := m.tx.Pop(&m.txBufs)
+		if !ok {
+			m.flushBatch()
+			if !m.tx.ArmKick() {
+				m.txWaits = false
+				return false
+			}
+			continue
+		}
+		packets--
+		bytes -= int(chain.ReadBytes)
+		m.takeChain(&chain)
+	}
+}
+
+// waitTx reports whether the tx ring has to wait, and counts when it begins to.
+func (m *Muxer) waitTx() bool {
+	s := m.txStallNow()
+	if s != m.txStall {
+		m.txStall = s
+		switch s {
+		case stallReplies:
+			m.stats.ReplyStalls.Inc()
+		case stallBuffers:
+			m.stats.BufferStalls.Inc()
+		}
+	}
+	return s != stallNone
+}
+
+func (m *Muxer) txStallNow() stall {
+	switch {
+	case m.ready.Resets() >= replyLimit:
+		return stallReplies
+	case m.pool.Held() >= m.cfg.MaxBuffered:
+		return stallBuffers
+	}
+	return stallNone
+}
+
+// takeChain handles one chain of the tx ring. Chains go back to the driver in
+// the order in which they came (VIRTIO_F_IN_ORDER), so one that is not part of
+// the batch ends the batch.
+func (m *Muxer) takeChain(chain *virtqueue.Chain) {
+	if drop, bad := m.parse(chain); bad {
+		m.stats.Drops[drop].Inc()
+		m.finishChain(chain)
+		return
+	}
+	h := &m.hdr
+	m.countTx(h)
+	if h.SrcCID != m.cfg.GuestCID {
+		m.stats.Drops[DropSourceCID].Inc()
+		m.finishChain(chain)
+		return
+	}
+	k := key{guest: h.SrcPort, host: h.DstPort}
+	c := m.table[k]
+	if c == nil || h.DstCID != csm.HostCID || h.Type != c.typ {
+		m.finishChain(chain)
+		m.stray(h, k)
+		return
+	}
+	if h.Op == csm.OpRW {
+		m.receiveRW(c, h, chain)
+		return
+	}
+	m.finishChain(chain)
+	m.receive(c, h)
+}
+
+// parse copies the header into m.hdr, once, and leaves the chain's ranges with
+// the payload alone (virtio v1.4 §2.7.4: framing is the driver's choice).
+func (m *Muxer) parse(chain *virtqueue.Chain) (Drop, bool) {
+	if chain.Err != nil || chain.Split != chain.To {
+		return DropChain, true
+	}
+	if chain.ReadBytes < csm.HeaderSize {
+		return DropShort, true
+	}
+	b := &m.txBufs
+	b.CopyOut(chain.From, chain.To, m.wire[:])
+	m.hdr.Decode(&m.wire)
+	if m.hdr.Op != csm.OpRW {
+		return 0, false // len means nothing here
+	}
+	if m.hdr.Len > csm.MaxPayload || uint64(m.hdr.Len) > chain.ReadBytes-csm.HeaderSize {
+		m.rejectPayload(chain)
+		return DropLength, true
+	}
+	b.Skip(chain.From, chain.To, csm.HeaderSize)
+	chain.To = b.Limit(chain.From, chain.To, uint64(m.hdr.Len))
+	b.Truncate(chain.To) // the next chain of a batch follows on what is payload
+	return 0, false
+}
+
+// rejectPayload resets the connection of a packet whose payload is not what its
+// header says: with bytes missing, the stream is broken.
+func (m *Muxer) rejectPayload(chain *virtqueue.Chain) {
+	k := key{guest: m.hdr.SrcPort, host: m.hdr.DstPort}
+	c := m.table[k]
+	if c != nil && m.hdr.SrcCID == m.cfg.GuestCID && m.hdr.DstCID == csm.HostCID && m.hdr.Type == c.typ {
+		m.flushBatch()
+		m.kill(c, ResetViolation)
+	}
+}
+
+func (m *Muxer) countTx(h *csm.Header) {
+	m.stats.TxPackets[min(int(h.Op), len(Ops)-1)].Inc()
+}
+
+// finishChain ends the batch and gives a chain that is not part of it back.
+func (m *Muxer) finishChain(chain *virtqueue.Chain) {
+	m.flushBatch()
+	m.tx.Push(chain.Head, 0)
+}
+
+// stray answers a packet that belongs to no connection of the table: a REQUEST
+// opens one, anything else is told that there is none. An RST is never answered
+// (virtio v1.4 §5.10.6.4).
+func (m *Muxer) stray(h *csm.Header, k key) {
+	_, known := m.table[k]
+	switch {
+	case h.Op == csm.OpRST:
+		m.stats.Drops[DropOrphanRST].Inc()
+	case h.Type != csm.TypeStream || known && h.DstCID == csm.HostCID:
+		m.pushReset(resetFor(h), ResetType)
+	case h.DstCID != csm.HostCID:
+		m.pushReset(resetFor(h), ResetCID)
+	case h.Op == csm.OpRequest:
+		m.request(h, k)
+	default:
+		m.pushReset(resetFor(h), ResetOrphan)
+	}
+}
+
+// receive handles any packet but RW of a known connection.
+func (m *Muxer) receive(c *conn, h *csm.Header) {
+	connecting := c.State() == csm.Connecting
+	switch c.Receive(h) {
+	case csm.Opened:
+		m.opened(c)
+	case csm.Gone:
+		if connecting && c.fd >= 0 {
+			m.stats.Handshakes[HandshakeRefused].Inc()
+		}
+	case csm.Violated:
+		c.reason = ResetViolation
+		if h.Op == csm.OpRequest {
+			c.reason = ResetDuplicate
+		}
+	}
+	m.settle(c)
+}
+
+// receiveRW handles payload: it joins the batch when it can be written at once,
+// is copied when the host socket still owes a write, or is dropped when nobody
+// reads.
+func (m *Muxer) receiveRW(c *conn, h *csm.Header, chain *virtqueue.Chain) {
+	n := int(h.Len)
+	reaction := c.Receive(h)
+	if reaction == csm.Payload && c.takesNow() {
+		m.stats.TxBytes.Add(uint64(n))
+		m.addToBatch(c, chain, n)
+		return
+	}
+	if reaction == csm.Violated {
+		c.reason = ResetViolation
+	}
+	m.flushBatch()
+	switch reaction {
+	case csm.Payload:
+		m.stats.TxBytes.Add(uint64(n))
+		m.keep(c, chain.From, chain.To)
+	case csm.Discarded:
+		m.stats.Discarded.Add(uint64(n))
+	}
+	m.finishChain(chain)
+	m.settle(c)
+}
+
+// takesNow reports whether bytes may be written to the host socket at once.
+func (c *conn) takesNow() bool {
+	return !c.deaf && !c.blocked && c.fd >= 0 && c.out.Len() == 0 && c.okTaken()
+}
+
+// addToBatch makes payload part of the next write. The batch owns its chain.
+func (m *Muxer) addToBatch(c *conn, chain *virtqueue.Chain, n int) {
+	b := &m.batch
+	if b.conn != nil && (b.conn != c || b.n == txBatchChains || chain.To-b.from > txBatchRanges) {
+		m.flushBatch()
+	}
+	if b.conn == nil {
+		b.conn, b.from, b.bytes, b.n = c, chain.From, 0, 0
+	}
+	b.to = chain.To
+	b.bytes += n
+	b.heads[b.n] = chain.Head
+	b.n++
+}
+
+// flushBatch writes the batch to its host socket and gives its chains back. What
+// the socket does not take is copied.
+func (m *Muxer) flushBatch() {
+	b := &m.batch
+	c := b.conn
+	if c == nil {
+		return
+	}
+	b.conn = nil
+	written := 0
+	if b.bytes > 0 && c.takesNow() {
+		written = m.writeHost(c, b.from, b.to)
+		m.txBufs.Skip(b.from, b.to, uint64(written))
+		c.Forwarded(written)
+	}
+	if written < b.bytes {
+		m.keep(c, b.from, b.to)
+	}
+	for _, head := range b.heads[:b.n] {
+		m.tx.Push(head, 0)
+	}
+	m.settle(c)
+}
+
+// writeHost writes guest memory ranges to the host socket and returns how many
+// bytes it took.
+func (m *Muxer) writeHost(c *conn, from, to int) int {
+	n, err := m.txBufs.WriteTo(c.fd, from, to)
+	if errno(err) == unix.EFAULT {
+		m.txBufs.Touch(from, to) // the guest's memory is gone: end the session
+	}
+	if err != nil {
+		m.writeFailed(c, err)
+		return 0
+	}
+	return n
+}
+
+// keep copies payload that the host socket does not take now; when the program
+// reads no more, it counts as forwarded instead.
+func (m *Muxer) keep(c *conn, from, to int) {
+	n := int(m.txBufs.Bytes(from, to))
+	if c.deaf || c.fd < 0 {
+		m.discard(c, n)
+		return
+	}
+	c.out.AppendFrom(&m.pool, &m.txBufs, from, to)
+	m.awaitRoom(c)
+}
+
+// discard counts bytes of the guest that no program will ever read. HostDeaf and
+// HostClosed may have counted them as forwarded before.
+func (m *Muxer) discard(c *conn, n int) {
+	c.Forwarded(min(n, c.Buffered()))
+	m.stats.Discarded.Add(uint64(n))
+}
