@@ -1,0 +1,63 @@
+GO       ?= go
+PACKAGE  := ./cmd/vhost-user-vsock
+VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null)
+LDFLAGS  := -s -w $(if $(VERSION),-X main.version=$(VERSION))
+FUZZTIME ?= 10s
+COUNT    ?= 1
+
+# Everything but the tests that start the daemon and boot guests.
+UNITS = $(shell $(GO) list ./... | grep -v /tests)
+
+export CGO_ENABLED = 0
+
+.DEFAULT_GOAL := help
+.PHONY: help deps build test unit race single arm64 guest lint fuzz bench demo clean
+
+help: ## Say what each target does.
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+deps: ## Install and unpack what the tests need beyond Go (Debian 12).
+	tests/deps
+
+build: ## Build the static daemon, build/vhost-user-vsock.
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o build/vhost-user-vsock $(PACKAGE)
+
+test: deps lint unit race single arm64 guest ## Run every check there is; what CI runs.
+
+unit: ## Run the packages' tests, and each benchmark once.
+	$(GO) test -bench . -benchtime 1x $(UNITS)
+
+race: ## Run the packages' tests under the race detector.
+	CGO_ENABLED=1 $(GO) test -race $(UNITS)
+
+single: ## Run the packages' tests on one processor, where some hangs show.
+	GOMAXPROCS=1 $(GO) test $(UNITS)
+
+arm64: ## Vet and build for linux/arm64.
+	GOARCH=arm64 $(GO) vet ./...
+	GOARCH=arm64 $(GO) build -o /dev/null $(PACKAGE)
+
+guest: ## Drive the real daemon as a process, and boot real guests on it.
+	$(GO) test -count 1 -timeout 15m ./tests/...
+
+lint: ## Check format, vet and go.mod.
+	@test -z "$$(gofmt -l .)" || { gofmt -d .; exit 1; }
+	$(GO) vet ./...
+	$(GO) mod tidy -diff
+
+fuzz: ## Fuzz each target for FUZZTIME.
+	@for package in $(UNITS); do \
+		for target in $$($(GO) test -list '^Fuzz' $$package | grep ^Fuzz); do \
+			echo "$$package $$target" && \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package || exit 1; \
+		done; \
+	done
+
+bench: ## Run the benchmarks COUNT times.
+	$(GO) test -run '^$$' -bench . -benchmem -count $(COUNT) ./...
+
+demo: deps ## Boot a guest and talk with it, both ways, in under a minute.
+	$(GO) run ./tests/demo
+
+clean: ## Remove what was built, the guests' kernels included.
+	rm -rf build
