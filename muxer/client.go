@@ -14,7 +14,7 @@ func (m *Muxer) addClient(fd int) {
 	c := &conn{m: m, fd: fd, typ: csm.TypeStream, hostInitiated: true, stage: stageLine, reason: ResetClosed, readHint: minReadHint}
 	c.refused = len(m.sockets) >= m.cfg.MaxConnections
 	if err := m.loop.Add(fd, watchIn, c); err != nil {
-		m.sites.accept.warn(m.log, "cannot watch a host program", err)
+		m.sites.accept.Warn(m.log, m.loop.Now(), "cannot watch a host program", err)
 		unix.Close(fd) //nolint:errcheck
 		return
 	}

@@ -370,7 +370,7 @@ func TestGuestStopsReadingAfterTheProgramLeft(t *testing.T) {
 	h := d.Header(1000, 52, csm.OpShutdown)
 	h.Flags = csm.ShutdownRcv
 	d.Send(h, nil)
-	if h := v.expect(csm.OpShutdown); h.Flags != csm.ShutdownBoth {
+	if h := expectPast(t, v.driver, csm.OpShutdown); h.Flags != csm.ShutdownBoth {
 		t.Fatalf("SHUTDOWN %d, want both", h.Flags)
 	}
 	d.Send(d.Header(1000, 52, csm.OpRST), nil)

@@ -44,7 +44,7 @@ func (m *Muxer) request(h *csm.Header, k key) {
 	}
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		m.sites.dial.warn(m.log, "cannot make a host socket for the guest", os.NewSyscallError("socket", err))
+		m.sites.dial.Warn(m.log, m.loop.Now(), "cannot make a host socket for the guest", os.NewSyscallError("socket", err))
 		m.pushReset(resetFor(h), ResetShortage)
 		return
 	}
@@ -106,7 +106,7 @@ func (m *Muxer) waitForBacklog(c *conn, q *dialQueue) {
 func (m *Muxer) connected(c *conn) {
 	c.stage, c.guestAt = stageOpen, 0
 	if err := m.loop.Add(c.fd, watchIn, c); err != nil {
-		m.sites.dial.warn(m.log, "cannot watch a host socket", err)
+		m.sites.dial.Warn(m.log, m.loop.Now(), "cannot watch a host socket", err)
 		m.kill(c, ResetShortage)
 		return
 	}
@@ -124,8 +124,10 @@ func (m *Muxer) dialFailed(c *conn, path string, err error) {
 		reason = ResetRefused
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
 		reason = ResetDenied
-		m.sites.denied.warn(m.log.WithField("path", path), "the guest may not reach a host program",
-			os.NewSyscallError("connect", err))
+		if log, ok := m.sites.denied.Entry(m.log, m.loop.Now()); ok {
+			log.WithError(os.NewSyscallError("connect", err)).WithField("path", path).
+				Warn("the guest may not reach a host program")
+		}
 	case errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.ENOMEM):
 		reason = ResetShortage
 	}

@@ -90,7 +90,7 @@ func (m *Muxer) writeFailed(c *conn, err error) {
 		}
 		return
 	}
-	m.sites.host.warn(m.log, "a host socket failed", err)
+	m.sites.host.Warn(m.log, m.loop.Now(), "a host socket failed", err)
 	c.deaf = true
 	m.discard(c, c.out.Release(&m.pool))
 	c.reason = ResetHost

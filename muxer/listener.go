@@ -51,7 +51,7 @@ func (l *listener) HandleEvents(uint32) {
 		case unix.EAGAIN:
 			return
 		default:
-			l.m.sites.accept.warn(l.m.log, "cannot accept host programs for now", os.NewSyscallError("accept4", err))
+			l.m.sites.accept.Warn(l.m.log, l.m.loop.Now(), "cannot accept host programs for now", os.NewSyscallError("accept4", err))
 			l.m.stats.AcceptStalls.Inc()
 			l.pause()
 			l.resumeAt = l.m.loop.Now() + acceptRetry

@@ -10,6 +10,7 @@ import (
 	"github.com/vhost-user-vsock/vhost-user-vsock/eventloop"
 	"github.com/vhost-user-vsock/vhost-user-vsock/guestmem"
 	"github.com/vhost-user-vsock/vhost-user-vsock/killq"
+	"github.com/vhost-user-vsock/vhost-user-vsock/ratelog"
 	"github.com/vhost-user-vsock/vhost-user-vsock/rxq"
 	"github.com/vhost-user-vsock/vhost-user-vsock/virtqueue"
 )
@@ -76,6 +77,9 @@ type timed interface {
 	expireGuest(now time.Duration)
 }
 
+// sites are the places whose log lines a guest or a host program can provoke.
+type sites struct{ accept, dial, denied, host, guest ratelog.Site }
+
 // Muxer serves one guest. Its methods are called on the goroutine of its loop.
 type Muxer struct {
 	cfg   Config
@@ -119,7 +123,7 @@ type Muxer struct {
 	ending  bool   // Shutdown was called: no connection begins any more
 	unsaid  bool   // and nobody was told yet
 	closing func() // set by Shutdown, called once when nothing is left
-	sites   logSites
+	sites   sites
 }
 
 // New returns a Muxer without listener or guest.
@@ -141,7 +145,6 @@ func New(cfg Config) (*Muxer, error) {
 		guestTimers: killq.New[timed](timerLimit),
 		rxTake:      make([]rxSlot, 0, rxBatchChains),
 		waste:       make([]byte, 64<<10),
-		sites:       newLogSites(),
 	}
 	m.clock.stop(0)
 	m.listener.m, m.listener.fd = m, -1

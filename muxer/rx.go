@@ -317,7 +317,7 @@ func (m *Muxer) readFailed(c *conn, err error) {
 	case unix.ECONNRESET:
 		m.schedule(c)
 	default:
-		m.sites.host.warn(m.log, "a host socket failed", err)
+		m.sites.host.Warn(m.log, m.loop.Now(), "a host socket failed", err)
 		m.kill(c, ResetHost)
 	}
 }

@@ -1,6 +1,7 @@
 package muxer
 
 import (
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"math"
@@ -108,6 +109,7 @@ func (m *Muxer) takeChain(chain *virtqueue.Chain) {
 	h := &m.hdr
 	m.countTx(h)
 	if h.SrcCID != m.cfg.GuestCID {
+		m.misbehaves(h, "packet with a source that is not the guest is dropped")
 		m.stats.Drops[DropSourceCID].Inc()
 		m.finishChain(chain)
 		return
@@ -192,6 +194,17 @@ func (m *Muxer) stray(h *csm.Header, k key) {
 	}
 }
 
+// misbehaves logs a packet that no good driver sends.
+func (m *Muxer) misbehaves(h *csm.Header, message string) {
+	log, ok := m.sites.guest.Entry(m.log, m.loop.Now())
+	if !ok {
+		return
+	}
+	log.WithFields(logrus.Fields{
+		"op": h.Op.String(), "guest_port": h.SrcPort, "host_port": h.DstPort, "src_cid": h.SrcCID, "dst_cid": h.DstCID,
+	}).Warn(message)
+}
+
 // receive handles any packet but RW of a known connection.
 func (m *Muxer) receive(c *conn, h *csm.Header) {
 	connecting := c.State() == csm.Connecting
@@ -203,6 +216,7 @@ func (m *Muxer) receive(c *conn, h *csm.Header) {
 			m.stats.Handshakes[HandshakeRefused].Inc()
 		}
 	case csm.Violated:
+		m.misbehaves(h, "packet that its connection forbids ends it")
 		c.reason = ResetViolation
 		if h.Op == csm.OpRequest {
 			c.reason = ResetDuplicate
@@ -223,6 +237,7 @@ func (m *Muxer) receiveRW(c *conn, h *csm.Header, chain *virtqueue.Chain) {
 		return
 	}
 	if reaction == csm.Violated {
+		m.misbehaves(h, "packet that its connection forbids ends it")
 		c.reason = ResetViolation
 	}
 	m.flushBatch()

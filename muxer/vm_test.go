@@ -460,30 +460,3 @@ func (s *sock) readAll() []byte {
 	}
 	return p
 }
-
-// expect waits for a packet and passes over the CREDIT_REQUESTs before it: they
-// come again and again while a guest keeps bytes waiting.
-func (v *vm) expect(op csm.Op) muxertest.Packet {
-	v.t.Helper()
-	for {
-		p, ok := v.driver.Recv(patience)
-		switch {
-		case !ok:
-			v.t.Fatalf("no %v within %v", op, patience)
-		case p.Op == op:
-			return p
-		case p.Op != csm.OpCreditRequest:
-			v.t.Fatalf("received %v %+v, want %v", p.Op, p.Header, op)
-		}
-	}
-}
-
-// quiet fails the test if anything but CREDIT_REQUESTs is due to the guest.
-func (v *vm) quiet() {
-	v.t.Helper()
-	for _, p := range append(v.driver.Barrier(), v.driver.Barrier()...) {
-		if p.Op != csm.OpCreditRequest {
-			v.t.Fatalf("received %v %+v, want nothing", p.Op, p.Header)
-		}
-	}
-}

@@ -29,7 +29,7 @@ func (s *Server) admit(fd int) {
 	}
 	if err != nil {
 		s.stats.CandidatesRefused.Inc()
-		if log, ok := s.limits.candidates.entry(s.log, s.loop.Now()); ok {
+		if log, ok := s.limits.candidates.Entry(s.log, s.loop.Now()); ok {
 			log.WithError(err).Warn("connection is refused")
 		}
 		closeFds([]int{fd})
@@ -62,7 +62,7 @@ func (s *Server) makeRoom() bool {
 		return false
 	}
 	s.stats.CandidatesEvicted.Inc()
-	if log, ok := s.limits.candidates.entry(s.log, s.loop.Now()); ok {
+	if log, ok := s.limits.candidates.Entry(s.log, s.loop.Now()); ok {
 		log.Warn("silent connection makes room for another")
 	}
 	s.dismiss(s.candidates[i])

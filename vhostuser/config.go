@@ -28,7 +28,7 @@ func (s *session) setConfig(m *message) error {
 	if int64(ParseConfigSpace(m.payload).Size) != int64(len(m.payload)-configHead) {
 		return errPayload
 	}
-	if log, ok := s.server.limits.config.entry(s.log, s.server.loop.Now()); ok {
+	if log, ok := s.server.limits.config.Entry(s.log, s.server.loop.Now()); ok {
 		log.Warn("write to the read-only config space is ignored")
 	}
 	return nil

@@ -131,7 +131,7 @@ func (s *session) refuse(m *message, err error) error {
 	if !s.wantsAck(m) {
 		return err
 	}
-	if log, ok := s.server.limits.refused.entry(s.log, s.server.loop.Now()); ok {
+	if log, ok := s.server.limits.refused.Entry(s.log, s.server.loop.Now()); ok {
 		log.WithError(err).Warn("message refused")
 	}
 	// What was refused may have stopped rings on the way.

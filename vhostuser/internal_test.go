@@ -1,7 +1,6 @@
 package vhostuser
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -10,43 +9,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/guestmem"
 	"github.com/vhost-user-vsock/vhost-user-vsock/virtqueue"
 )
-
-func TestLimiter(t *testing.T) {
-	var out bytes.Buffer
-	log := logrus.New()
-	log.SetOutput(&out)
-	var l limiter
-	line := func(now time.Duration) bool {
-		out.Reset()
-		entry, ok := l.entry(log, now)
-		if ok {
-			entry.Info("line")
-		}
-		return ok
-	}
-	for i := range linesPerWindow {
-		if !line(time.Second) || strings.Contains(out.String(), "suppressed") {
-			t.Fatalf("line %d: %q", i, out.String())
-		}
-	}
-	for range 25 {
-		if line(logWindow - 1) {
-			t.Fatal("a line too many")
-		}
-	}
-	if !line(logWindow) || !strings.Contains(out.String(), "suppressed=25") {
-		t.Errorf("the first line of the next window is %q", out.String())
-	}
-	if !line(logWindow) || strings.Contains(out.String(), "suppressed") {
-		t.Errorf("and the second is %q", out.String())
-	}
-}
 
 func TestEndReasons(t *testing.T) {
 	syscall := os.NewSyscallError("recvmsg", unix.ECONNRESET)

@@ -72,7 +72,7 @@ func (l *listener) HandleEvents(uint32) {
 func (l *listener) pause(cause error) {
 	s := l.server
 	s.stats.AcceptErrors.Inc()
-	if log, ok := s.limits.accept.entry(s.log, s.loop.Now()); ok {
+	if log, ok := s.limits.accept.Entry(s.log, s.loop.Now()); ok {
 		log.WithError(cause).Error("frontends cannot be accepted")
 	}
 	if s.loop.Remove(l.fd) == nil {

@@ -30,7 +30,7 @@ func (s *session) setFeatures(m *message) error {
 	}
 	features := acked & s.offered()
 	if features != acked {
-		if log, ok := s.server.limits.masked.entry(s.log, s.server.loop.Now()); ok {
+		if log, ok := s.server.limits.masked.Entry(s.log, s.server.loop.Now()); ok {
 			log.WithField("features", fmt.Sprintf("0x%x", acked&^features)).Warn("features that were not offered are ignored")
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/eventloop"
+	"github.com/vhost-user-vsock/vhost-user-vsock/ratelog"
 )
 
 // Config is what a Server needs. Loop and Device are required.
@@ -49,8 +50,10 @@ type Server struct {
 	limits    limits
 }
 
-// limits has one limiter for each place that a peer can make log.
-type limits struct{ accept, candidates, started, ended, refused, masked, config, broken limiter }
+// limits has each place that a peer can make log.
+type limits struct {
+	accept, candidates, started, ended, refused, masked, config, broken ratelog.Site
+}
 
 // NewServer returns a server that serves nobody yet. It does not become the
 // loop's worker by itself: call cfg.Loop.SetWorker.
@@ -136,7 +139,7 @@ func (s *Server) begin(c *conn) error {
 	s.session = x
 	s.stats.SessionsStarted.Inc()
 	s.stats.Attached.Set(1)
-	if log, ok := s.limits.started.entry(log, s.loop.Now()); ok {
+	if log, ok := s.limits.started.Entry(log, s.loop.Now()); ok {
 		log.Info("session begins")
 	}
 	s.device.Attach()
@@ -172,7 +175,7 @@ func (s *Server) ended(x *session, cause error) {
 	reason := endReason(cause)
 	s.stats.SessionsEnded[reason].Inc()
 	s.stats.Attached.Set(0)
-	log, ok := s.limits.ended.entry(x.log, s.loop.Now())
+	log, ok := s.limits.ended.Entry(x.log, s.loop.Now())
 	if !ok {
 		return
 	}

@@ -104,7 +104,7 @@ func (r *vring) broken(err error) {
 	s := r.session
 	reason := ringFault(err)
 	s.server.queueStats(r.index).Errors[reason].Inc()
-	if log, ok := s.server.limits.broken.entry(s.log, s.server.loop.Now()); ok {
+	if log, ok := s.server.limits.broken.Entry(s.log, s.server.loop.Now()); ok {
 		log.WithError(err).WithField("queue", r.index).WithField("reason", reason.String()).Warn("ring is broken")
 	}
 	r.fault.signal()
