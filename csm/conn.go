@@ -325,7 +325,7 @@ func (c *Conn) Due(hold bool) bool {
 
 func (c *Conn) creditDue(hold bool) bool {
 	open := c.state == Established && c.pending&pendResponse == 0
-	return open && c.guestShut&ShutdownSend == 0 && !c.holds(hold) && c.tx.updateDue()
+	return open && c.guestShut&ShutdownSend == 0 && !c.holds(hold) && c.tx.updateDue(c.rx.bufAlloc)
 }
 
 func (c *Conn) holds(hold bool) bool { return hold && c.tx.buffered() != 0 }

@@ -109,12 +109,15 @@ func (c *txCredit) admit(n uint32) bool {
 
 // updateDue reports whether the guest should hear of the space that came free.
 // Linux never asks, so space must be told unsolicited: when the guest sees less
-// than one full packet of it, or a quarter of the buffer has come free.
-func (c *txCredit) updateDue() bool {
+// than one full packet of it, or a quarter of the buffer has come free. Newer
+// Linux guests send no further ahead than their own buffer, guestBuf bytes, lets
+// them receive, so a small one needs to hear more often.
+func (c *txCredit) updateDue(guestBuf uint32) bool {
 	delta := c.forwarded - c.told
 	if delta == 0 {
 		return false
 	}
-	seen := c.bufAlloc - (c.received - c.told)
-	return seen < MaxPayload || delta >= c.bufAlloc/4
+	usable := min(c.bufAlloc, guestBuf)
+	seen := int64(usable) - int64(c.received-c.told)
+	return seen < MaxPayload || delta >= usable/4
 }

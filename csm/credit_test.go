@@ -161,7 +161,7 @@ func TestCreditComesBackUnasked(t *testing.T) {
 		{"a quarter", 100000, 65536, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c := open(65536, nearWrap)
+			c := open(262144, nearWrap)
 			fromGuest(&c, csm.OpRW, 0, uint32(tt.taken))
 			c.Forwarded(tt.forwarded)
 			if c.Due(false) != tt.due {
@@ -171,6 +171,19 @@ func TestCreditComesBackUnasked(t *testing.T) {
 				t.Fatalf("sent %q", sent)
 			}
 		})
+	}
+}
+
+// Newer Linux guests send no further ahead than their own buffer would let them
+// receive, whatever they are offered.
+func TestSmallGuestBufferIsToldAtOnce(t *testing.T) {
+	c := open(4096, nearWrap)
+	if r := c.Receive(&csm.Header{Op: csm.OpRW, Len: 4096, BufAlloc: 4096, FwdCnt: nearWrap}); r != csm.Payload {
+		t.Fatalf("reaction %d", r)
+	}
+	c.Forwarded(1)
+	if sent := drain(&c); sent != "CREDIT_UPDATE" {
+		t.Fatalf("sent %q", sent)
 	}
 }
 

@@ -177,8 +177,8 @@ func (m *model) updateDue(hold bool) bool {
 		return false
 	}
 	news := m.forwarded - m.told
-	seen := m.buffer - uint32(m.taken-m.told)
-	return news > 0 && (seen < 64<<10 || news >= uint64(m.buffer)/4)
+	usable := min(uint64(m.buffer), uint64(m.window)) // Linux sends no further ahead than it could receive
+	return news > 0 && (m.taken-m.told+64<<10 > usable || news >= usable/4)
 }
 
 // next returns what is due first: op is OpInvalid when nothing is.

@@ -10,7 +10,7 @@ import (
 
 const (
 	tableBuffer = 256 << 10 // what we offer the guest
-	tableGuest  = 64 << 10  // what the guest offers us
+	tableGuest  = 256 << 10 // what the guest offers us
 )
 
 // stand is a place in the life of a connection that the table starts from.

@@ -98,9 +98,14 @@ func (m *Muxer) promoteWaiting() {
 		if c.stage != stageWaiting {
 			continue
 		}
+		k, ok := m.freeKey(c.key.guest)
+		if !ok {
+			m.refuse(c, HandshakeLimit)
+			continue
+		}
 		m.stats.Clients.Add(-1)
 		c.Conn = csm.NewHostInitiated(m.window())
-		c.key = m.freeKey(c.key.guest)
+		c.key = k
 		m.insert(c)
 		m.schedule(c)
 	}
@@ -145,6 +150,10 @@ func (m *Muxer) clientLeft(c *conn) {
 // read more than the line and drop what they did not expect.
 func (m *Muxer) opened(c *conn) {
 	c.guestAt = 0
+	if c.fd >= 0 && hangsUp(c.fd) {
+		c.hungUp = true
+		m.clientLeft(c)
+	}
 	if c.fd < 0 {
 		c.reason = ResetClientGone
 		c.Kill()
@@ -152,7 +161,7 @@ func (m *Muxer) opened(c *conn) {
 	}
 	m.stats.Handshakes[HandshakeOK].Inc()
 	if c.hungUp {
-		return
+		return // what it left behind its CONNECT line is delivered
 	}
 	port := c.key.host
 	if m.cfg.OKPort == OKGuest {
@@ -166,7 +175,7 @@ func (m *Muxer) opened(c *conn) {
 
 // okTaken reports whether the host program has read its OK line.
 func (c *conn) okTaken() bool {
-	if c.okUnread && untakenBytes(c.fd) == 0 {
+	if c.okUnread && allTaken(c.fd) {
 		c.okUnread = false
 	}
 	return !c.okUnread

@@ -43,6 +43,7 @@ type conn struct {
 	fd  int // -1 once closed
 
 	stage         stage
+	dial          *dialQueue // where it waits in stageDialing
 	phase         Phase
 	hostInitiated bool
 	reason        ResetReason // why the guest is reset, once it is

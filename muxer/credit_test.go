@@ -194,6 +194,26 @@ func TestZeroWindow(t *testing.T) {
 	}
 }
 
+// The window is full to the last byte when the program shuts its sending side:
+// end of file needs no credit, and so does a close.
+func TestEndOfFileNeedsNoCredit(t *testing.T) {
+	t.Parallel()
+	v := newVM(t, options{driver: muxertest.Options{BufAlloc: 100}})
+	p := v.listen(52)
+	s := v.open(p, 1000, 52)
+	s.send(pattern(100))
+	recvBytes(t, v.driver, 100)
+	v.do(func() {}) // the muxer finds that there is no credit
+	s.CloseWrite()
+	if q := expectPast(t, v.driver, csm.OpShutdown); q.Flags != csm.ShutdownSend {
+		t.Fatalf("SHUTDOWN %d", q.Flags)
+	}
+	s.Close()
+	if q := expectPast(t, v.driver, csm.OpShutdown); q.Flags != csm.ShutdownBoth {
+		t.Fatalf("SHUTDOWN %d", q.Flags)
+	}
+}
+
 // While bytes wait, the guest is asked now and then, ever more rarely; without
 // bytes it is not asked at all.
 func TestGuestIsAskedAgain(t *testing.T) {
@@ -315,6 +335,36 @@ func TestPacketCountLimit(t *testing.T) {
 	rw := expectPast(t, d, csm.OpRW)
 	if string(rw.Payload) != string(rest) {
 		t.Fatalf("RW of %d bytes, want all of them in one packet", len(rw.Payload))
+	}
+}
+
+// The same where it is the receive buffers that are small: one read may not fill
+// more of them than the guest can count.
+func TestPacketCountLimitOfOneRead(t *testing.T) {
+	t.Parallel()
+	v := newVM(t, options{driver: muxertest.Options{BufAlloc: 8 << 10, Framing: muxertest.Framing{Rx: []int{44 + 16}}}})
+	p, d := v.listen(52), v.driver
+	s := v.open(p, 1000, 52)
+	data := pattern(1000)
+	s.send(data)
+	h := d.Header(1000, 52, csm.OpCreditUpdate)
+	var got []byte
+	for len(got) < len(data) {
+		part, _, packets := recvBytes(t, d, min(8*16, len(data)-len(got)))
+		if packets > 8 {
+			t.Fatalf("%d packets at once", packets)
+		}
+		for _, q := range d.Barrier() {
+			if q.Op != csm.OpCreditRequest {
+				t.Fatalf("received %v behind 8 packets that were not read", q.Op)
+			}
+		}
+		got = append(got, part...)
+		h.FwdCnt = uint32(len(got))
+		d.Send(h, nil)
+	}
+	if string(got) != string(data) {
+		t.Fatal("other bytes than were sent")
 	}
 }
 

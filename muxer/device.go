@@ -3,6 +3,7 @@ package muxer
 import (
 	"encoding/binary"
 
+	"github.com/vhost-user-vsock/vhost-user-vsock/csm"
 	"github.com/vhost-user-vsock/vhost-user-vsock/virtqueue"
 )
 
@@ -56,6 +57,7 @@ func (m *Muxer) Detach() {
 			m.refuse(c, HandshakeNoGuest)
 		}
 	}
+	clear(m.waiting)
 	m.waiting = m.waiting[:0]
 }
 
@@ -66,7 +68,7 @@ func (m *Muxer) StartQueue(index int, q *virtqueue.Queue) {
 	case rxQueue:
 		m.rx, m.rxStall = q, false
 	case txQueue:
-		m.tx, m.txWaits, m.txStall = q, true, stallNone
+		m.tx, m.txWaits, m.txStall, m.txFaulted = q, true, stallNone, false
 	}
 	if m.running() {
 		m.clock.start(m.loop.Now())
@@ -89,7 +91,9 @@ func (m *Muxer) StopQueue(index int) {
 	case txQueue:
 		if m.tx != nil {
 			defer func() { m.tx = nil }()
-			m.serveTx(true)
+			if !m.txFaulted {
+				m.serveTx(true)
+			}
 			m.tx.NotifyIfNeeded()
 		}
 	}
@@ -109,17 +113,19 @@ func (m *Muxer) Kick(index int) {
 // it needs no RST; host programs read what was taken for them, then end of file.
 func (m *Muxer) Reset() {
 	m.ready.Clear()
-	clear(m.dials)
-	m.stats.Dials.Set(0)
 	for _, c := range m.table {
 		c.queued = false
 		if c.stage == stageOpen && c.isUnasked() {
 			m.demote(c)
 			continue
 		}
+		if c.State() == csm.Connecting && c.fd >= 0 {
+			m.stats.Handshakes[HandshakeNoGuest].Inc()
+		}
 		c.Forget()
 		m.bury(c)
 	}
+	clear(m.dials)
 }
 
 func (m *Muxer) running() bool { return m.rx != nil && m.tx != nil }

@@ -3,6 +3,7 @@ package muxer
 import (
 	"errors"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 
@@ -27,6 +28,7 @@ type dialQueue struct {
 	m        *Muxer
 	path     string
 	conns    []*conn
+	gone     int // of conns, those that the guest has given up
 	interval time.Duration
 	nextAt   time.Duration // by the guest's clock
 }
@@ -97,7 +99,7 @@ func connect(fd int, path string) error {
 }
 
 func (m *Muxer) waitForBacklog(c *conn, q *dialQueue) {
-	c.stage = stageDialing
+	c.stage, c.dial = stageDialing, q
 	q.conns = append(q.conns, c)
 	m.stats.Dials.Add(1)
 	m.afterGuest(c, dialTimeout)
@@ -105,6 +107,7 @@ func (m *Muxer) waitForBacklog(c *conn, q *dialQueue) {
 
 func (m *Muxer) connected(c *conn) {
 	c.stage, c.guestAt = stageOpen, 0
+	c.dial = nil
 	if err := m.loop.Add(c.fd, watchIn, c); err != nil {
 		m.sites.dial.Warn(m.log, m.loop.Now(), "cannot watch a host socket", err)
 		m.kill(c, ResetShortage)
@@ -159,6 +162,7 @@ func (q *dialQueue) expireGuest(now time.Duration) {
 			return
 		}
 		q.pop()
+		c.dial = nil
 		if err != nil {
 			q.m.dialFailed(c, q.path, err)
 			continue
@@ -171,7 +175,7 @@ func (q *dialQueue) expireGuest(now time.Duration) {
 // oldest returns the oldest REQUEST that is still wanted, or nil.
 func (q *dialQueue) oldest() *conn {
 	for len(q.conns) > 0 {
-		if c := q.conns[0]; c.stage == stageDialing {
+		if c := q.conns[0]; c.dial == q {
 			return c
 		}
 		q.pop()
@@ -179,8 +183,24 @@ func (q *dialQueue) oldest() *conn {
 	return nil
 }
 
+// pop takes out the oldest REQUEST.
 func (q *dialQueue) pop() {
+	if q.conns[0].dial == q {
+		q.m.stats.Dials.Add(-1)
+	} else {
+		q.gone--
+	}
 	q.conns[0] = nil
 	q.conns = q.conns[1:]
+}
+
+// giveUp notes that a REQUEST is wanted no more. A guest may repeat and withdraw
+// one without end, so those that are gone may not outnumber those that wait.
+func (q *dialQueue) giveUp(c *conn) {
+	c.dial = nil
 	q.m.stats.Dials.Add(-1)
+	if q.gone++; q.gone > len(q.conns)/2 {
+		q.conns = slices.DeleteFunc(q.conns, func(c *conn) bool { return c.dial == nil })
+		q.gone = 0
+	}
 }

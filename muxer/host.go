@@ -11,6 +11,10 @@ import (
 // shortageRetry is when a write is tried again that the kernel had no memory for.
 const shortageRetry = 20 * time.Millisecond
 
+// blockedProbe is when a write is tried again that a full socket did not take: a
+// program that shuts its receiving side over unread bytes makes no event.
+const blockedProbe = 500 * time.Millisecond
+
 // hostEvents acts on what the host socket of a connection in the table can do.
 func (m *Muxer) hostEvents(c *conn, events uint32) {
 	if c.State() == csm.Connecting {
@@ -46,6 +50,9 @@ func (m *Muxer) awaitRoom(c *conn) {
 	if !c.watchOut {
 		c.watchOut = true
 		m.loop.Modify(c.fd, watchInOut) //nolint:errcheck // it is registered
+	}
+	if c.hostAt == 0 {
+		m.afterHost(c, blockedProbe)
 	}
 }
 

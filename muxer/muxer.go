@@ -37,6 +37,9 @@ const (
 	// posts no receive buffers must not make us remember ever more of them
 	// (virtio v1.4 §5.10.6.1).
 	replyLimit = 256
+	// maxRing is the largest tx ring; one that stops is served to its end, though
+	// every entry may need an RST.
+	maxRing = 1 << 15
 	// readyLimit bounds the queue of connections with something for the guest.
 	readyLimit = 1024
 	// timerLimit bounds each queue of deadlines.
@@ -105,9 +108,11 @@ type Muxer struct {
 
 	listener listener
 
-	txWaits bool // entries may be in the tx ring that were not taken
-	txStall stall
-	rxStall bool
+	txWaits   bool // entries may be in the tx ring that were not taken
+	txStall   stall
+	txFaulted bool // guest memory went away in the middle of serveTx
+	rxUnfit   int  // unfit receive buffers that may still be given back this turn
+	rxStall   bool
 
 	batch  txBatch
 	txBufs guestmem.Buffers
@@ -140,7 +145,7 @@ func New(cfg Config) (*Muxer, error) {
 		sockets:     make(map[*conn]struct{}),
 		dials:       make(map[string]*dialQueue),
 		ports:       newPortSequence(cfg.OKPort),
-		ready:       rxq.New[rxItem](cfg.MaxConnections+2*replyLimit, readyLimit),
+		ready:       rxq.New[rxItem](cfg.MaxConnections+replyLimit+maxRing, readyLimit),
 		hostTimers:  killq.New[timed](timerLimit),
 		guestTimers: killq.New[timed](timerLimit),
 		rxTake:      make([]rxSlot, 0, rxBatchChains),
@@ -214,8 +219,8 @@ func (m *Muxer) finishShutdown() {
 	if m.closing == nil || len(m.sockets) > 0 {
 		return
 	}
-	if m.running() && m.ready.Resets() > 0 && m.rx.Pending() > 0 {
-		return
+	if m.running() && m.ready.Resets() > 0 && m.rx.Broken() == nil {
+		return // the guest adds buffers as it takes them
 	}
 	done := m.closing
 	m.closing = nil
@@ -226,7 +231,6 @@ func (m *Muxer) finishShutdown() {
 func (m *Muxer) Close() error {
 	m.listener.close()
 	for c := range m.sockets {
-		c.out.Release(&m.pool)
 		m.closeSocket(c)
 	}
 	clear(m.table)

@@ -100,29 +100,36 @@ func TestOneRingStops(t *testing.T) {
 }
 
 // "Print the result, then power off": what the driver had published when its
-// rings stop still arrives.
+// rings stop still arrives, however much it is and whatever the ring waits for.
 func TestStopServesTheTxRingToItsEnd(t *testing.T) {
 	t.Parallel()
-	for _, o := range []options{{}, {Config: muxer.Config{MaxBuffered: 1}}} {
-		v := newVM(t, o)
-		s := v.open(v.listen(52), 1000, 52)
-		data := pattern(64 << 10)
-		v.do(func() { // between two turns of the loop
-			for i := range 64 {
-				v.driver.Add(v.driver.Header(1000, 52, csm.OpRW), data[i<<10:(i+1)<<10])
+	for name, buffered := range map[string]int64{"more than a turn": 256 << 20, "at the bound on memory": 16 << 10} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			v := newVM(t, options{ringSize: 1024, Config: muxer.Config{MaxBuffered: buffered}})
+			p := v.listen(52)
+			stalled, s := v.open(p, 999, 52), v.open(p, 1000, 52)
+			other := v.fill(999, 52)
+			data := pattern(600 << 8)
+			v.do(func() { // between two turns of the loop
+				for i := range 600 {
+					v.driver.Add(v.driver.Header(1000, 52, csm.OpRW), data[i<<8:(i+1)<<8])
+				}
+				v.driver.Send(v.driver.Header(1000, 52, csm.OpRST), nil)
+				v.m.StopQueue(0)
+				v.m.StopQueue(1)
+				v.m.Reset()
+				v.m.Detach()
+			})
+			if n := v.driver.InFlight(); n != 0 {
+				t.Errorf("%d descriptors were not used", n)
 			}
-			v.driver.Send(v.driver.Header(1000, 52, csm.OpRST), nil)
-			v.m.StopQueue(0)
-			v.m.StopQueue(1)
-			v.m.Reset()
-			v.m.Detach()
+			s.want(data)
+			s.wantEOF()
+			stalled.want(other)
+			stalled.wantEOF()
+			v.idle()
 		})
-		if n := v.driver.InFlight(); n != 0 {
-			t.Errorf("%d descriptors were not used", n)
-		}
-		s.want(data)
-		s.wantEOF()
-		v.idle()
 	}
 }
 

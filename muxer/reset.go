@@ -22,9 +22,8 @@ func resetFor(h *csm.Header) reset {
 	return reset{key: key{guest: h.SrcPort, host: h.DstPort}, cid: h.DstCID, typ: h.Type}
 }
 
-// pushReset makes an RST due. The lane holds one for every connection beside
-// those that replyLimit admits; only a guest that is being stopped can see it
-// full, and that guest reads no more.
+// pushReset makes an RST due. The lane holds one for every connection, those that
+// replyLimit admits, and one for every entry of a tx ring that stops.
 func (m *Muxer) pushReset(r reset, reason ResetReason) {
 	m.stats.Resets[reason].Inc()
 	m.ready.PushReset(rxItem{reset: r})

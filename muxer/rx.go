@@ -46,7 +46,8 @@ type rxSlot struct {
 // its turn, and reports whether more can be sent at once.
 func (m *Muxer) serveRx() (more bool) {
 	packets, bytes := rxPacketBudget, rxByteBudget
-	for packets > 0 && bytes > 0 {
+	m.rxUnfit = m.rx.Size()
+	for packets > 0 && bytes > 0 && m.rxUnfit > 0 {
 		if m.ready.Len() == 0 {
 			if m.ready.Synced() {
 				return false
@@ -145,16 +146,23 @@ func (m *Muxer) address(c *conn) {
 	}
 }
 
-// takeRx pops the next receive buffer that holds a header. Others go back unused.
+// takeRx pops the next receive buffer that holds a header. Others go back unused,
+// a ring's worth in a turn at most: a driver may add them as fast.
 func (m *Muxer) takeRx() (virtqueue.Chain, bool) {
-	for {
+	for m.rxUnfit > 0 {
 		m.rxBufs.Reset()
 		chain, ok := m.rx.Pop(&m.rxBufs)
 		if !ok || usable(&chain) {
 			return chain, ok
 		}
-		m.rx.Push(chain.Head, 0)
+		m.returnUnfit(&chain)
 	}
+	return virtqueue.Chain{}, false
+}
+
+func (m *Muxer) returnUnfit(chain *virtqueue.Chain) {
+	m.rx.Push(chain.Head, 0)
+	m.rxUnfit--
 }
 
 func usable(chain *virtqueue.Chain) bool {
@@ -217,7 +225,7 @@ func (m *Muxer) reserve(n, packets int) bool {
 	m.rxTake = m.rxTake[:0]
 	m.rxBufs.Reset()
 	m.rxHead.Reset()
-	for n > 0 && len(m.rxTake) < min(packets, rxBatchChains) && m.rxBufs.Len() < rxBatchRanges {
+	for n > 0 && m.rxUnfit > 0 && len(m.rxTake) < min(packets, rxBatchChains) && m.rxBufs.Len() < rxBatchRanges {
 		chain, ok := m.rx.Pop(&m.rxBufs)
 		if !ok {
 			break
@@ -228,7 +236,7 @@ func (m *Muxer) reserve(n, packets int) bool {
 				m.rx.Unpop(1) // buffers are used in order; this one's turn comes
 				break
 			}
-			m.rx.Push(chain.Head, 0)
+			m.returnUnfit(&chain)
 			continue
 		}
 		n -= m.reserveSlot(&chain, n)

@@ -32,9 +32,11 @@ func readRetry(fd int, p []byte) (int, error) {
 // unreadBytes returns how many bytes wait to be read from a socket.
 func unreadBytes(fd int) int { return ioctlInt(fd, unix.SIOCINQ) }
 
-// untakenBytes returns how many written bytes the program at the other end of a
-// socket has not read.
-func untakenBytes(fd int) int { return ioctlInt(fd, unix.SIOCOUTQ) }
+// allTaken reports whether the program at the other end of a socket has read
+// all that was written. What it has not counts with its whole buffer, hundreds of
+// bytes. A count of 1 is the kernel's own: it holds that back while it wakes the
+// writer (sock_wfree in Linux), and no other event tells when it has gone.
+func allTaken(fd int) bool { return ioctlInt(fd, unix.SIOCOUTQ) <= 1 }
 
 // ioctlInt reads an int that the kernel tells about a socket; 0 if it does not.
 func ioctlInt(fd int, request uint) int {

@@ -19,6 +19,9 @@ func newPortSequence(ok OKPort) portSequence {
 	return portSequence{first: 1024, last: 65535, next: 1024}
 }
 
+// count returns how many ports the sequence has.
+func (p *portSequence) count() int { return int(p.last-p.first) + 1 }
+
 func (p *portSequence) take() uint32 {
 	port := p.next
 	p.next++
@@ -36,14 +39,15 @@ func (m *Muxer) insert(c *conn) {
 	c.countPhase(1)
 }
 
-// freeKey returns a key of the guest's port that no connection has.
-func (m *Muxer) freeKey(guestPort uint32) key {
-	for {
+// freeKey returns a key of the guest's port that no connection has, if any.
+func (m *Muxer) freeKey(guestPort uint32) (key, bool) {
+	for range min(len(m.table)+1, m.ports.count()) {
 		k := key{guest: guestPort, host: m.ports.take()}
 		if _, used := m.table[k]; !used {
-			return k
+			return k, true
 		}
 	}
+	return key{}, false
 }
 
 // kill ends a connection of the table for a reason that the guest is told.
@@ -84,6 +88,9 @@ func (m *Muxer) shutHost(c *conn, flags uint32) {
 	}
 	if flags&csm.ShutdownRcv != 0 {
 		unix.Shutdown(c.fd, unix.SHUT_RD) //nolint:errcheck
+		// A program that waits for room, rather than for EPIPE, has to see some.
+		for !m.readAway(c) {
+		}
 	}
 }
 
@@ -93,6 +100,9 @@ func (m *Muxer) shutHost(c *conn, flags uint32) {
 func (m *Muxer) bury(c *conn) {
 	if c.stage != stageOpen && c.stage != stageDialing {
 		return
+	}
+	if c.dial != nil {
+		c.dial.giveUp(c)
 	}
 	delete(m.table, c.key)
 	c.countPhase(-1)
@@ -112,6 +122,7 @@ func (m *Muxer) bury(c *conn) {
 // bytes would make it see ECONNRESET where end of file is the truth.
 func (m *Muxer) closeSocket(c *conn) {
 	m.closeFD(c)
+	c.out.Release(&m.pool)
 	c.stage = stageClosed
 	delete(m.sockets, c)
 	m.listener.resume()

@@ -42,7 +42,14 @@ type txBatch struct {
 // more can be taken at once. The last turn, before the ring stops, takes all that
 // the driver has published by now and waits for nothing.
 func (m *Muxer) serveTx(last bool) (more bool) {
-	defer m.flushBatch()
+	m.txFaulted = true
+	more = m.takeTx(last)
+	m.flushBatch()
+	m.txFaulted = false // guest memory has not gone away under it
+	return more
+}
+
+func (m *Muxer) takeTx(last bool) (more bool) {
 	packets, bytes := txPacketBudget, txByteBudget
 	if last {
 		packets, bytes = m.tx.Pending(), math.MaxInt
@@ -322,9 +329,8 @@ func (m *Muxer) keep(c *conn, from, to int) {
 	m.awaitRoom(c)
 }
 
-// discard counts bytes of the guest that no program will ever read. HostDeaf and
-// HostClosed may have counted them as forwarded before.
+// discard counts bytes of the guest that no program will ever read.
 func (m *Muxer) discard(c *conn, n int) {
-	c.Forwarded(min(n, c.Buffered()))
+	c.Forwarded(n)
 	m.stats.Discarded.Add(uint64(n))
 }

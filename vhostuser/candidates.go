@@ -82,6 +82,9 @@ func (c *candidate) HandleEvents(uint32) {
 func (c *candidate) receive() {
 	s := c.server
 	whole, err := c.conn.fill()
+	if err == nil && len(c.conn.fds) > candidateFds {
+		err = errManyDescriptors
+	}
 	if err == nil && whole {
 		c.ready = true
 		err = s.loop.Modify(c.conn.fd, 0)
@@ -92,6 +95,12 @@ func (c *candidate) receive() {
 	}
 	s.promote()
 }
+
+// candidateFds is how many descriptors a first message may bring. No frontend's
+// brings any, and those that wait may not use up what is kept free for the session.
+const candidateFds = 1
+
+var errManyDescriptors = errors.New("descriptors with the first message")
 
 // leave is the end of a candidate that left or broke the protocol.
 func (c *candidate) leave() {

@@ -15,7 +15,7 @@ import (
 
 // tailLimit is how long a signal leaves bytes of guests to be written to their
 // host programs. With what comes after, the program ends within a second.
-const tailLimit = 800 * time.Millisecond
+const tailLimit = 700 * time.Millisecond
 
 // errHurried ends a shutdown that somebody did not want to wait for.
 var errHurried = errors.New("a second signal: ended without waiting for host programs")
