@@ -390,3 +390,54 @@ func TestGuestResets(t *testing.T) {
 		v.idle()
 	})
 }
+
+// A program shuts its receiving side over bytes that it has not read. Its socket
+// is full, so nothing tells but another write.
+func TestHostStopsReadingWithAFullSocket(t *testing.T) {
+	t.Parallel()
+	v := newVM(t, options{})
+	s := v.open(v.listen(52), 1000, 52)
+	v.fill(1000, 52)
+	if err := s.CloseRead(); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		p, ok := v.driver.Recv(patience)
+		if !ok {
+			t.Fatal("the guest never hears that nobody reads")
+		}
+		if p.Op == csm.OpShutdown {
+			if p.Flags != csm.ShutdownRcv {
+				t.Fatalf("SHUTDOWN %d", p.Flags)
+			}
+			break
+		}
+	}
+	v.eventually("no bytes kept for nobody", func() bool { return v.stats.Buffered.Load() == 0 })
+}
+
+// The guest stops receiving while a program waits for room to write: it has to
+// see EPIPE, though the guest takes no more of what it wrote.
+func TestGuestStopsReceivingFromABlockedProgram(t *testing.T) {
+	t.Parallel()
+	v := newVM(t, options{driver: muxertest.Options{BufAlloc: 1000}})
+	s := v.open(v.listen(52), 1000, 52)
+	failed := make(chan error, 1)
+	go func() {
+		_, err := s.Write(pattern(8 << 20))
+		failed <- err
+	}()
+	recvBytes(t, v.driver, 1000)
+	v.eventually("a credit stall", func() bool { return v.stats.CreditStalls.Load() > 0 })
+	h := v.driver.Header(1000, 52, csm.OpShutdown)
+	h.Flags = csm.ShutdownRcv
+	v.driver.Send(h, nil)
+	select {
+	case err := <-failed:
+		if !errors.Is(err, unix.EPIPE) {
+			t.Fatalf("write: %v, want EPIPE", err)
+		}
+	case <-time.After(patience):
+		t.Fatal("the program waits for ever")
+	}
+}

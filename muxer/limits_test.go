@@ -410,6 +410,49 @@ func TestShutdownWaitsForReceiveBuffers(t *testing.T) {
 	}
 }
 
+// The end waits for the guest to take the RSTs of more connections than it has
+// receive buffers.
+func TestShutdownResetsEveryConnection(t *testing.T) {
+	t.Parallel()
+	const connections = 300
+	v := newVM(t, options{})
+	p, d := v.listen(52), v.driver
+	for i := range uint32(connections) {
+		v.open(p, 1000+i, 52)
+	}
+	done := make(chan struct{})
+	v.do(func() { v.m.Shutdown(func() { close(done) }) })
+	for range connections {
+		d.Expect(csm.OpRST)
+	}
+	select {
+	case <-done:
+	case <-time.After(patience):
+		t.Fatal("not done")
+	}
+}
+
+// A guest that withdraws its REQUESTs leaves nothing behind in a full backlog.
+func TestWithdrawnRequestsLeaveNothing(t *testing.T) {
+	t.Parallel()
+	v := newVM(t, options{})
+	defer unix.Close(listenFd(t, v.portPath(52), 0))
+	d := v.driver
+	d.Send(d.Header(1000, 52, csm.OpRequest), nil)
+	d.ExpectFor(1000, 52, csm.OpResponse)
+	d.Send(d.Header(1001, 52, csm.OpRequest), nil) // has to wait
+	for range 2000 {
+		d.Send(d.Header(9, 52, csm.OpRequest), nil)
+		d.Send(d.Header(9, 52, csm.OpRST), nil)
+	}
+	if !d.WaitTx(patience) {
+		t.Fatal("the tx ring stands still")
+	}
+	if n := v.stats.Dials.Load(); n > 2 {
+		t.Errorf("%d REQUESTs wait, of which the guest wants 1", n)
+	}
+}
+
 // RSTs are owed to nobody in a storm of them, and a storm holds nobody up.
 func TestRSTStorm(t *testing.T) {
 	t.Parallel()
