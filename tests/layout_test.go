@@ -1,0 +1,69 @@
+package tests
+
+import (
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/vhost-user-vsock/vhost-user-vsock"
+
+// imports is the table of docs/ARCHITECTURE.md: which of our packages each may
+// import. Arrows go down only, and muxer and vhostuser never meet.
+var imports = map[string][]string{
+	"stats":     nil,
+	"ratelog":   nil,
+	"eventloop": nil,
+	"rxq":       nil,
+	"killq":     nil,
+	"hostsock":  nil,
+	"guestmem":  nil,
+	"virtqueue": {"guestmem", "stats"},
+	"csm":       {"guestmem"},
+	"vhostuser": {"eventloop", "guestmem", "ratelog", "stats", "virtqueue"},
+	"muxer":     {"csm", "eventloop", "guestmem", "killq", "ratelog", "rxq", "stats", "virtqueue"},
+}
+
+// TestImportsGoDown holds the packages to the table.
+func TestImportsGoDown(t *testing.T) {
+	for pkg, allowed := range imports {
+		out, err := exec.Command("go", "list", "-f", `{{join .Imports "\n"}}`, module+"/"+pkg).Output()
+		if err != nil {
+			t.Fatalf("go list %s: %v", pkg, err)
+		}
+		for imp := range strings.FieldsSeq(string(out)) {
+			dep, ours := strings.CutPrefix(imp, module+"/")
+			if ours && !slices.Contains(allowed, dep) {
+				t.Errorf("%s must not import %s", pkg, dep)
+			}
+		}
+	}
+}
+
+// TestUnsafeStaysInItsFiles looks for imports of unsafe outside *_unsafe.go, so
+// that a review of memory safety knows where to look.
+func TestUnsafeStaysInItsFiles(t *testing.T) {
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && (d.Name() == "build" || d.Name() == ".git") {
+			return filepath.SkipDir
+		}
+		if !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_unsafe.go") || strings.HasSuffix(path, "_test.go") {
+			return nil
+		}
+		text, err := os.ReadFile(path)
+		if strings.Contains(string(text), "\n\t\"unsafe\"\n") || strings.Contains(string(text), "\nimport \"unsafe\"") {
+			t.Errorf("%s imports unsafe; it belongs into a file named *_unsafe.go", path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,163 @@
+package vm
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Daemon is a running vhost-user-vsock with sockets of its own.
+type Daemon struct {
+	Socket  string // --socket
+	UDS     string // --uds-path
+	Metrics string // URL
+
+	process *process
+}
+
+// GuestCID is the address of the daemon's guest.
+const GuestCID = 3
+
+const (
+	startLimit = 10 * time.Second
+	stopLimit  = 5 * time.Second // it promises 1 s; the machine may be busy
+)
+
+// StartDaemon builds the daemon, starts it with further arguments and waits for its
+// sockets. At the end of the test it must end well by SIGTERM.
+func StartDaemon(t TB, args ...string) *Daemon {
+	t.Helper()
+	program, err := daemonProgram()
+	if err != nil {
+		t.Fatalf("build the daemon: %v", err)
+	}
+	dir, addr := tempDir(t), freeAddr(t)
+	d := &Daemon{
+		Socket:  filepath.Join(dir, "vhost.sock"),
+		UDS:     filepath.Join(dir, "vm.vsock"),
+		Metrics: "http://" + addr + "/metrics",
+	}
+	args = append([]string{
+		"--socket", d.Socket, "--uds-path", d.UDS, "--guest-cid", strconv.Itoa(GuestCID), "--metrics-addr", addr,
+	}, args...)
+	d.process = start(t, "daemon", exec.Command(program, args...))
+	t.Cleanup(func() { d.stop(t) })
+	Eventually(t, startLimit, "the daemon's sockets exist", func() bool {
+		select {
+		case <-d.process.exited:
+			t.Fatalf("the daemon ended: %v\n%s", d.process.err, d.process.out.text())
+		default:
+		}
+		return exists(d.Socket) && exists(d.UDS)
+	})
+	return d
+}
+
+// stop ends the daemon as an operator does; a failed test wants its metrics first.
+func (d *Daemon) stop(t TB) {
+	t.Helper()
+	if t.Failed() {
+		samples, err := d.scrape()
+		t.Logf("metrics (error %v):\n%v", err, samples)
+	}
+	d.process.cmd.Process.Signal(syscall.SIGTERM)
+	if err := d.process.wait(t, stopLimit); err != nil {
+		t.Fatalf("the daemon ended with exit code %d, want 0", exitCode(err))
+	}
+	if exists(d.Socket) || exists(d.UDS) {
+		t.Fatalf("the daemon left its sockets behind")
+	}
+}
+
+// Listen serves what the guest dials as the host's port.
+func (d *Daemon) Listen(t TB, port uint32) *net.UnixListener {
+	t.Helper()
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: fmt.Sprintf("%s_%d", d.UDS, port), Net: "unix"})
+	if err != nil {
+		t.Fatalf("listen: %v", err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
+// handshakeLimit bounds the answer to a CONNECT line; the daemon gives up after 2 s.
+const handshakeLimit = 10 * time.Second
+
+// Dial connects to a port of the guest: "CONNECT port", answered by "OK number".
+func (d *Daemon) Dial(port uint32) (*net.UnixConn, error) {
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: d.UDS, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	conn.SetDeadline(time.Now().Add(handshakeLimit))
+	if err := handshake(conn, port); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	conn.SetDeadline(time.Time{})
+	return conn, nil
+}
+
+func handshake(conn net.Conn, port uint32) error {
+	if _, err := fmt.Fprintf(conn, "CONNECT %d\n", port); err != nil {
+		return fmt.Errorf("connect to guest port %d: %w", port, err)
+	}
+	line, err := readLine(conn)
+	if err != nil {
+		return fmt.Errorf("connect to guest port %d: %w", port, err)
+	}
+	number, ok := strings.CutPrefix(line, "OK ")
+	if _, err := strconv.ParseUint(number, 10, 32); !ok || err != nil {
+		return fmt.Errorf("connect to guest port %d: answer %q", port, line)
+	}
+	return nil
+}
+
+// readLine reads byte by byte: what follows the line belongs to the guest.
+func readLine(r io.Reader) (string, error) {
+	var line []byte
+	b := make([]byte, 1)
+	for {
+		if _, err := io.ReadFull(r, b); err != nil {
+			return "", err
+		}
+		if b[0] == '\n' {
+			return string(line), nil
+		}
+		line = append(line, b[0])
+	}
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+// tempDir makes a directory whose name leaves room for socket names (108 bytes).
+func tempDir(t TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "vsock")
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+// freeAddr picks a TCP address that nobody uses at this moment.
+func freeAddr(t TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
