@@ -1,10 +1,12 @@
 package tests
 
 import (
+	"cmp"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -65,5 +67,42 @@ func TestUnsafeStaysInItsFiles(t *testing.T) {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestConformanceNamesTestsThatExist keeps docs/CONFORMANCE.md true: every test
+// and file it names is there.
+func TestConformanceNamesTestsThatExist(t *testing.T) {
+	text, err := os.ReadFile("../docs/CONFORMANCE.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defined := make(map[string]bool)
+	function := regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`)
+	err = filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() && (d.Name() == "build" || d.Name() == ".git") {
+			return cmp.Or(err, fs.SkipDir)
+		}
+		if !strings.HasSuffix(path, "_test.go") {
+			return nil
+		}
+		source, err := os.ReadFile(path)
+		for _, m := range function.FindAllSubmatch(source, -1) {
+			defined[string(m[1])] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range regexp.MustCompile("`((?:Test|Fuzz)\\w+)`").FindAllSubmatch(text, -1) {
+		if !defined[string(m[1])] {
+			t.Errorf("no test is named %s", m[1])
+		}
+	}
+	for _, m := range regexp.MustCompile("`([a-z-]+(?:/[a-z-]+)*/[a-z]+\\.go)`").FindAllSubmatch(text, -1) {
+		if _, err := os.Stat("../" + string(m[1])); err != nil {
+			t.Error(err)
+		}
 	}
 }
