@@ -7,6 +7,7 @@ import (
 	"runtime/debug"
 	"time"
 
+	"github.com/hashicorp/go-multierror"
 	"golang.org/x/sys/unix"
 )
 
@@ -62,10 +63,10 @@ func New() (*Loop, error) {
 // Close releases the loop's own descriptors. It must not run beside Run; the
 // descriptors that were added stay with their owners.
 func (l *Loop) Close() error {
-	return errors.Join(
+	return multierror.Append(nil,
 		l.calls.close(),
 		os.NewSyscallError("close", unix.Close(l.epoll)),
-	)
+	).ErrorOrNil()
 }
 
 // SetWorker replaces the worker.
