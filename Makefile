@@ -56,7 +56,8 @@ fuzz: ## Fuzz each target for FUZZTIME.
 bench: ## Run the benchmarks COUNT times.
 	$(GO) test -run '^$$' -bench . -benchmem -count $(COUNT) ./...
 
-demo: deps ## Boot a guest and talk with it, both ways, in under a minute.
+demo: ## Boot a guest and talk with it, both ways, in under a minute.
+	tests/deps uml
 	$(GO) run ./tests/demo
 
 clean: ## Remove what was built, the guests' kernels included.

@@ -66,7 +66,7 @@ func publish(name string, create func(path string) error) (string, error) {
 
 func goBuild(name, pkg string) (string, error) {
 	return publish(name, func(path string) error {
-		return run("go", "build", "-trimpath", "-o", path, pkg)
+		return run("go", "build", "-o", path, pkg)
 	})
 }
 
