@@ -40,9 +40,10 @@ arm64: ## Vet and build for linux/arm64.
 guest: ## Drive the real daemon as a process, and boot real guests on it.
 	$(GO) test -count 1 -timeout 15m ./tests/...
 
-lint: ## Check format, vet and go.mod.
+lint: ## Check format, vet, staticcheck and go.mod.
 	@test -z "$$(gofmt -l .)" || { gofmt -d .; exit 1; }
 	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
 	$(GO) mod tidy -diff
 
 fuzz: ## Fuzz each target for FUZZTIME.

@@ -101,10 +101,7 @@ func TestRebuildKeepsTheEarliest(t *testing.T) {
 		rnd := rand.New(rand.NewPCG(seed, 0))
 		q := killq.New[int](100)
 		q.Push(-1, 1) // forgotten: no longer live
-		var order []int
-		for _, k := range rnd.Perm(150) {
-			order = append(order, k)
-		}
+		order := rnd.Perm(150)
 		q.Rebuild(func(yield func(int, time.Duration) bool) {
 			for _, k := range order {
 				if !yield(k, time.Duration(k)) {
@@ -266,7 +263,7 @@ func TestClear(t *testing.T) {
 }
 
 func TestPoppedKeysAreNotKeptAlive(t *testing.T) {
-	type conn struct{ payload [64]byte }
+	type conn struct{ _ [64]byte }
 	q := killq.New[*conn](4)
 	var gone []weak.Pointer[conn]
 	push := func(at time.Duration) {

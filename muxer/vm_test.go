@@ -52,9 +52,8 @@ type vm struct {
 	rx, tx *virtqueuetest.Ring
 	driver *muxertest.Driver
 
-	rawGuest *muxertest.Guest    // set by guest
-	queues   [2]*virtqueue.Queue // what the device has, by index
-	ran      chan error
+	queues [2]*virtqueue.Queue // what the device has, by index
+	ran    chan error
 }
 
 func newVM(t testing.TB, o options) *vm {

@@ -284,7 +284,7 @@ func TestAgainstModel(t *testing.T) {
 }
 
 func TestItemsThatLeftAreNotKeptAlive(t *testing.T) {
-	type item struct{ payload [64]byte }
+	type item struct{ _ [64]byte }
 	for _, test := range []struct {
 		name  string
 		leave func(*rxq.Queue[*item])

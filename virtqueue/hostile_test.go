@@ -210,7 +210,7 @@ func TestSameHeadTwice(t *testing.T) {
 		r.q.Push(c.Head, 0)
 	}
 	r.q.Publish()
-	if r.used(t) != r.used(t) {
+	if first, second := r.used(t), r.used(t); first != second {
 		t.Error("the head came back differently")
 	}
 }
