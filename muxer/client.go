@@ -3,6 +3,7 @@ package muxer
 import (
 	"slices"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -159,8 +160,8 @@ func (m *Muxer) opened(c *conn) {
 		c.Kill()
 		return
 	}
-	m.stats.Handshakes[HandshakeOK].Inc()
 	if c.hungUp {
+		m.stats.Handshakes[HandshakeGone].Inc()
 		return // what it left behind its CONNECT line is delivered
 	}
 	port := c.key.host
@@ -168,15 +169,40 @@ func (m *Muxer) opened(c *conn) {
 		port = c.key.guest
 	}
 	line := strconv.AppendUint(append(m.line[:0], "OK "...), uint64(port), 10)
-	if _, err := writeRetry(c.fd, append(line, '\n')); err == nil {
+	line = append(line, '\n')
+	switch n, err := writeRetry(c.fd, line); {
+	case n == len(line):
+		m.stats.Handshakes[HandshakeOK].Inc()
 		c.okUnread = true
+	case err == unix.EPIPE || err == unix.ECONNRESET:
+		m.stats.Handshakes[HandshakeGone].Inc()
+		m.writeFailed(c, err)
+	default: // an empty socket took no line: the kernel is out of memory
+		c.reason = ResetShortage
+		c.Kill()
 	}
 }
 
-// okTaken reports whether the host program has read its OK line.
-func (c *conn) okTaken() bool {
-	if c.okUnread && allTaken(c.fd) {
-		c.okUnread = false
+// okTaken reports whether guest bytes may follow the OK line: the host program
+// has read it, and bytes that were held back for that have waited okGrace more.
+func (m *Muxer) okTaken(c *conn) bool {
+	switch now := m.loop.Now(); {
+	case !c.okUnread:
+		return true
+	case !allTaken(c.fd):
+		return false
+	case c.out.Len() == 0: // it was read some time ago
+	case c.okTakenAt == 0:
+		c.okTakenAt = now
+		m.afterHost(c, okGrace)
+		return false
+	case now-c.okTakenAt < okGrace:
+		return false
 	}
-	return !c.okUnread
+	c.okUnread = false
+	return true
 }
+
+// okGrace is how long held bytes wait after the OK line was taken. Taking it wakes
+// us while the program is still in its call, which would take them as well.
+const okGrace = 2 * time.Millisecond

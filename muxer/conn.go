@@ -55,11 +55,14 @@ type conn struct {
 	deaf     bool // the host program takes no more bytes
 	blocked  bool // the socket took less than it was given
 	watchOut bool // EPOLLOUT is in the interest
-	okUnread bool // the OK was written and perhaps not taken yet
+	okUnread bool // the OK was written, and guest bytes may not follow it yet
 	refused  bool // over the limit: to be closed behind its CONNECT line
 	asked    bool // our REQUEST is in the ring
 	queued   bool // in the ready queue
 	stalled  bool // host bytes wait for the guest's credit
+
+	okTakenAt time.Duration // when held bytes found the OK taken, by the loop's clock
+	wasted    int           // bytes that were read away
 
 	readHint int // bytes worth making room for at the next read
 	out      csm.TxBuf

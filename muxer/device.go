@@ -69,6 +69,7 @@ func (m *Muxer) StartQueue(index int, q *virtqueue.Queue) {
 		m.rx, m.rxStall = q, false
 	case txQueue:
 		m.tx, m.txWaits, m.txStall, m.txFaulted = q, true, stallNone, false
+		m.batch.conn = nil // a fault in guest memory may have left one
 	}
 	if m.running() {
 		m.clock.start(m.loop.Now())

@@ -58,7 +58,8 @@ func (m *Muxer) awaitRoom(c *conn) {
 
 // flushHost writes what waits for the host socket, now that it has room.
 func (m *Muxer) flushHost(c *conn) {
-	if !c.okTaken() {
+	if !m.okTaken(c) {
+		m.holdBehindOK(c)
 		return
 	}
 	if c.out.Len() == 0 {
@@ -71,6 +72,18 @@ func (m *Muxer) flushHost(c *conn) {
 	c.blocked = err != nil
 	if err != nil {
 		m.writeFailed(c, err)
+	}
+}
+
+// holdBehindOK waits for the host program to take its OK. That it reads no more
+// makes no event, but shows in a write of nothing.
+func (m *Muxer) holdBehindOK(c *conn) {
+	if _, err := writeRetry(c.fd, nil); err != nil {
+		m.writeFailed(c, err)
+		return
+	}
+	if c.out.Len() > 0 && c.hostAt == 0 {
+		m.afterHost(c, blockedProbe)
 	}
 }
 

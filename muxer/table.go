@@ -152,6 +152,7 @@ func (m *Muxer) readAway(c *conn) bool {
 			c.readable, c.eof = false, n == 0 && err == nil
 			return true
 		}
+		c.wasted += n
 	}
 	return false
 }

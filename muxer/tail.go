@@ -1,13 +1,22 @@
 package muxer
 
-import "golang.org/x/sys/unix"
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/vhost-user-vsock/vhost-user-vsock/csm"
+)
 
 // A tail is a host socket whose connection has ended, for the guest has closed,
 // reset or died, while bytes that were taken from the guest wait for the program
 // to read them. It lives until they are written or the program closes.
 
+// maxWaste is how much a program may send to a tail before it reads. It goes
+// nowhere, and one that never reads would else never learn that the guest is gone.
+const maxWaste = 16 << 20
+
 func (m *Muxer) becomeTail(c *conn) {
 	c.stage = stageTail
+	c.okTakenAt = 0
 	m.stats.Tails.Add(1)
 	c.watchOut = true
 	m.loop.Modify(c.fd, watchInOut) //nolint:errcheck // it is registered
@@ -17,8 +26,8 @@ func (m *Muxer) becomeTail(c *conn) {
 // tailEvents writes what is left, and reads away what the program still sends:
 // one that writes before it reads would else wait for ever.
 func (m *Muxer) tailEvents(c *conn, events uint32) {
-	if events&unix.EPOLLOUT != 0 && c.okTaken() {
-		switch _, err := c.out.WriteTo(&m.pool, c.fd); err {
+	if events&unix.EPOLLOUT != 0 {
+		switch err := m.flushTail(c); err {
 		case nil, unix.EAGAIN:
 		case unix.ENOBUFS, unix.ENOMEM:
 			m.afterHost(c, shortageRetry)
@@ -31,8 +40,33 @@ func (m *Muxer) tailEvents(c *conn, events uint32) {
 		m.closeTail(c)
 		return
 	}
-	if c.readable && !c.eof && !m.readAway(c) {
+	if c.hostAt == 0 { // see blockedProbe
+		m.afterHost(c, blockedProbe)
+	}
+	m.wasteTail(c)
+}
+
+// flushTail writes what is left, or nothing while the OK is to be taken first.
+func (m *Muxer) flushTail(c *conn) error {
+	if !m.okTaken(c) {
+		_, err := writeRetry(c.fd, nil)
+		return err
+	}
+	_, err := c.out.WriteTo(&m.pool, c.fd)
+	return err
+}
+
+// wasteTail reads away what the program sends, some at a time, and has it see
+// EPIPE once that was much.
+func (m *Muxer) wasteTail(c *conn) {
+	if !c.readable || c.eof {
+		return
+	}
+	if all := m.readAway(c); !all {
 		m.loop.Modify(c.fd, watchInOut) //nolint:errcheck // asks for the event again
+	}
+	if c.wasted > maxWaste {
+		m.shutHost(c, csm.ShutdownRcv)
 	}
 }
 

@@ -58,6 +58,9 @@ func (m *Muxer) takeTx(last bool) (more bool) {
 		if packets == 0 || bytes <= 0 {
 			return true
 		}
+		if last && m.ready.ResetsFull() {
+			return true // what is left stays published, for a driver that goes on
+		}
 		if !last && m.waitTx() {
 			return false
 		}
@@ -261,7 +264,7 @@ func (m *Muxer) receiveRW(c *conn, h *csm.Header, chain *virtqueue.Chain) {
 
 // takesNow reports whether bytes may be written to the host socket at once.
 func (c *conn) takesNow() bool {
-	return !c.deaf && !c.blocked && c.fd >= 0 && c.out.Len() == 0 && c.okTaken()
+	return !c.deaf && !c.blocked && c.fd >= 0 && c.out.Len() == 0 && c.m.okTaken(c)
 }
 
 // addToBatch makes payload part of the next write. The batch owns its chain.
