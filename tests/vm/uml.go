@@ -17,7 +17,8 @@ func BootUML(t TB, d *Daemon) *Guest {
 		t.Fatalf("preload for user-mode-linux: %v", err)
 	}
 	dir := umlDir(t)
-	cmd := exec.Command(k.image,
+	// At some random layouts of its address space UML spins before its kernel starts.
+	cmd := exec.Command("setarch", "-R", k.image,
 		"mem=256M",
 		"initrd="+k.initrd,
 		"virtio_uml.device="+d.Socket+":19", // virtio v1.4 §5.10.1
