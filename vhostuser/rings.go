@@ -88,7 +88,7 @@ func (s *session) setVringBase(m *message) error {
 		return fmt.Errorf("%w: base %d", errNumber, base)
 	}
 	r.forget()
-	r.base = uint16(base)
+	r.base = base
 	return nil
 }
 
@@ -103,7 +103,7 @@ func (s *session) getVringBase(m *message) ([]byte, error) {
 	r.started = false
 	r.kick.drop()
 	r.call.drop()
-	return VringState{Index: uint32(r.index), Num: uint32(r.base)}.AppendTo(nil), nil
+	return VringState{Index: uint32(r.index), Num: r.base}.AppendTo(nil), nil
 }
 
 func (s *session) setVringEnable(m *message) error {

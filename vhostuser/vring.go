@@ -17,7 +17,7 @@ type vring struct {
 	size    int       // VHOST_USER_SET_VRING_NUM, 0 before it
 	parts   ringParts // VHOST_USER_SET_VRING_ADDR
 	placed  bool      // that message came
-	base    uint16    // VHOST_USER_SET_VRING_BASE, then the entry after the last one popped
+	base    uint32    // VHOST_USER_SET_VRING_BASE, then the entry after the last one popped
 	started bool      // VHOST_USER_SET_VRING_KICK came, and no VHOST_USER_GET_VRING_BASE since
 	enabled bool      // VHOST_USER_SET_VRING_ENABLE
 
@@ -33,9 +33,10 @@ type vring struct {
 // position is where a ring stands. A driver that goes on after a pause finds its
 // ring as it left it; one that began anew does not.
 type position struct {
-	size       int
-	parts      ringParts
-	base, used uint16
+	size  int
+	parts ringParts
+	base  uint32
+	used  uint16
 }
 
 func newVring(s *session, index int) *vring {
@@ -117,7 +118,7 @@ func (r *vring) stop() {
 	r.running = false // whatever happens below
 	r.unpoll()
 	r.session.server.device.StopQueue(r.index)
-	r.base = r.queue.NextAvail()
+	r.base = r.queue.Base()
 	r.left = &position{size: r.size, parts: r.parts, base: r.base, used: r.queue.UsedIdx()}
 }
 

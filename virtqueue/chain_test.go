@@ -277,8 +277,8 @@ func TestUnpopThenBreak(t *testing.T) {
 	if _, ok := r.q.Pop(&r.bufs); ok {
 		t.Error("a broken ring gave a chain")
 	}
-	if r.q.NextAvail() != 0 {
-		t.Errorf("next is %d", r.q.NextAvail())
+	if r.q.Base() != 0 {
+		t.Errorf("next is %d", r.q.Base())
 	}
 }
 
@@ -303,7 +303,7 @@ func TestIndicesWrap(t *testing.T) {
 	if got := r.ring.Interrupts(); got != 1<<17+10 {
 		t.Errorf("%d interrupts", got)
 	}
-	if r.q.NextAvail() != 10 || r.q.UsedIdx() != 10 {
-		t.Errorf("indices %d and %d", r.q.NextAvail(), r.q.UsedIdx())
+	if r.q.Base() != 10 || r.q.UsedIdx() != 10 {
+		t.Errorf("indices %d and %d", r.q.Base(), r.q.UsedIdx())
 	}
 }

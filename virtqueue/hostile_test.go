@@ -97,7 +97,7 @@ func TestStructureBreaksTheRing(t *testing.T) {
 			popped := r.pop(t)
 			c.do(r)
 			r.wantBroken(t, c.want)
-			if got := r.q.NextAvail(); got != 8 {
+			if got := r.q.Base(); got != 8 {
 				t.Errorf("next is %d, want 8", got)
 			}
 			r.q.Push(popped.Head, 0)

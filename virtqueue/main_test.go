@@ -65,7 +65,7 @@ func newRig(tb testing.TB, o virtqueuetest.Options, extents ...virtqueuetest.Ext
 func startRig(tb testing.TB, mem *virtqueuetest.Memory, ring *virtqueuetest.Ring, base uint16) *rig {
 	tb.Helper()
 	r := &rig{mem: mem, ring: ring, table: mem.Table(tb)}
-	q, err := virtqueue.New(r.table, ring.Config(), base)
+	q, err := virtqueue.New(r.table, ring.Config(), uint32(base))
 	if err != nil {
 		tb.Fatal(err)
 	}

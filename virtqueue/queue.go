@@ -10,6 +10,7 @@ import (
 type Config struct {
 	Size              int    // entries
 	Desc, Avail, Used uint64 // guest addresses of the three parts
+	Packed            bool   // VIRTIO_F_RING_PACKED
 	EventIdx          bool   // VIRTIO_F_EVENT_IDX
 	Indirect          bool   // VIRTIO_F_INDIRECT_DESC
 }
@@ -60,7 +61,7 @@ const (
 // It fails with ErrSize, or when a part of the ring is misaligned or not whole
 // in one region of mem. mem remains the caller's and must outlive the queue or
 // be replaced by Rebind.
-func New(mem *guestmem.Table, cfg Config, base uint16) (*Queue, error) {
+func New(mem *guestmem.Table, cfg Config, base uint32) (*Queue, error) {
 	if cfg.Size < 1 || cfg.Size > 1<<15 || cfg.Size&(cfg.Size-1) != 0 {
 		return nil, fmt.Errorf("%w: %d", ErrSize, cfg.Size)
 	}
@@ -78,7 +79,7 @@ func New(mem *guestmem.Table, cfg Config, base uint16) (*Queue, error) {
 	usedIdx := q.used.LoadAcquire16(offIdx)
 	q.pushed = uint32(usedIdx)
 	q.published, q.considered = q.pushed, q.pushed
-	q.nextAvail = q.firstAvail(base, usedIdx)
+	q.nextAvail = q.firstAvail(uint16(base), usedIdx)
 	q.availIdx = q.nextAvail
 	return q, nil
 }
@@ -117,8 +118,8 @@ func (q *Queue) Rebind(mem *guestmem.Table) error {
 // Size returns the number of entries.
 func (q *Queue) Size() int { return int(q.size) }
 
-// NextAvail returns the entry to pop next, for VHOST_USER_GET_VRING_BASE.
-func (q *Queue) NextAvail() uint16 { return q.nextAvail }
+// Base returns the entry to pop next, for VHOST_USER_GET_VRING_BASE.
+func (q *Queue) Base() uint32 { return uint32(q.nextAvail) }
 
 // UsedIdx returns used.idx as the driver sees it.
 func (q *Queue) UsedIdx() uint16 { return uint16(q.published) }

@@ -137,7 +137,7 @@ func TestBase(t *testing.T) {
 			ring.SetAvailIdx(c.avail)
 			ring.SetUsedIdx(c.used)
 			r := startRig(t, mem, ring, c.base)
-			if got := r.q.NextAvail(); got != c.next {
+			if got := uint16(r.q.Base()); got != c.next {
 				t.Errorf("starts at %d, want %d", got, c.next)
 			}
 			if got := r.q.UsedIdx(); got != c.used {
