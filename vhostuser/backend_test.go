@@ -234,13 +234,17 @@ func (d *device) StopQueue(index int) {
 	d.record("stop %d", index)
 }
 
-func (d *device) Reset() { d.record("reset") }
+func (d *device) Inherit() { d.record("inherit") }
+func (d *device) Reset()   { d.record("reset") }
 
 func (d *device) Detach() {
 	d.attached = false
 	d.queues = [3]*virtqueue.Queue{} // a fault may have cut StopQueue short
 	d.record("detach")
 }
+
+func (d *device) SaveState() []byte        { return nil }
+func (d *device) LoadState(p []byte) error { return nil }
 
 func (d *device) Work() bool                      { return false }
 func (d *device) Deadline() (time.Duration, bool) { return d.deadline, d.deadline > 0 }

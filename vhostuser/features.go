@@ -6,13 +6,22 @@ import (
 	"strings"
 )
 
-// Virtio feature bits that concern the transport and the rings (virtio v1.4
-// §6). The device chooses which of them it offers; only the first is ours.
+// Feature bits between us and the frontend: offered here, whatever the device
+// is, and never its concern.
 const (
+	FeatureLogAll           uint64 = 1 << 26 // VHOST_F_LOG_ALL
 	FeatureProtocolFeatures uint64 = 1 << 30 // VHOST_USER_F_PROTOCOL_FEATURES
-	FeatureIndirectDesc     uint64 = 1 << 28 // VIRTIO_F_INDIRECT_DESC
-	FeatureEventIdx         uint64 = 1 << 29 // VIRTIO_F_EVENT_IDX
-	FeatureVersion1         uint64 = 1 << 32 // VIRTIO_F_VERSION_1
+
+	ourFeatures = FeatureLogAll | FeatureProtocolFeatures
+)
+
+// Virtio feature bits that concern the rings (virtio v1.4 §6). The device
+// chooses which of them it offers.
+const (
+	FeatureIndirectDesc uint64 = 1 << 28 // VIRTIO_F_INDIRECT_DESC
+	FeatureEventIdx     uint64 = 1 << 29 // VIRTIO_F_EVENT_IDX
+	FeatureVersion1     uint64 = 1 << 32 // VIRTIO_F_VERSION_1
+	FeatureRingPacked   uint64 = 1 << 34 // VIRTIO_F_RING_PACKED
 )
 
 // ProtocolFeatures is the word of VHOST_USER_GET_PROTOCOL_FEATURES.

@@ -173,7 +173,7 @@ func TestRefusedWithoutAcknowledgement(t *testing.T) {
 			f.Tell(c.request, c.payload, c.fds...)
 			f.WaitClosed()
 			b.endsWith(vhostuser.EndProtocol)
-			b.expect("reset", "detach")
+			b.expect("detach")
 			b.works()
 		})
 	}
@@ -225,7 +225,7 @@ func TestClosing(t *testing.T) {
 			f.Write(c.raw, c.fds...)
 			f.WaitClosed()
 			b.endsWith(vhostuser.EndProtocol)
-			b.expect("reset", "detach")
+			b.expect("detach")
 			if n := openFds(); n > before {
 				t.Errorf("%d descriptors were open before, %d are now", before, n)
 			}

@@ -20,7 +20,7 @@ var lives = map[string]life{
 		resume:   "start 0, start 1",
 		reset:    "stop 0, stop 1",
 		restart:  "reset, start 0, start 1",
-		shutdown: "stop 0, stop 1, reset, detach",
+		shutdown: "stop 0, stop 1, detach",
 	},
 	"QEMU 10": {
 		init:     "attach",
@@ -29,7 +29,7 @@ var lives = map[string]life{
 		resume:   "start 0, start 1",
 		reset:    "stop 0, stop 1, reset",
 		restart:  "negotiated, start 0, start 1",
-		shutdown: "stop 0, stop 1, reset, detach",
+		shutdown: "stop 0, stop 1, detach",
 	},
 	"UML": {
 		init:     "attach",
@@ -38,7 +38,7 @@ var lives = map[string]life{
 		resume:   "start 0, start 1, start 2",
 		reset:    "stop 2, stop 1, stop 0",
 		restart:  "reset, start 0, start 1, start 2",
-		shutdown: "stop 2, stop 1, stop 0, reset, detach",
+		shutdown: "stop 2, stop 1, stop 0, detach",
 	},
 	"cloud-hypervisor": {
 		init:     "attach",
@@ -47,7 +47,7 @@ var lives = map[string]life{
 		resume:   "start 0, start 1, start 2",
 		reset:    "stop 0, stop 1, stop 2",
 		restart:  "reset, start 0, start 1, start 2",
-		shutdown: "stop 0, stop 1, stop 2, reset, detach",
+		shutdown: "stop 0, stop 1, stop 2, detach",
 	},
 	"OpenVMM": {
 		init:     "attach",
@@ -56,7 +56,7 @@ var lives = map[string]life{
 		resume:   "start 0, start 1, start 2",
 		reset:    "stop 0, stop 1, stop 2, reset",
 		restart:  "negotiated, start 0, start 1, start 2",
-		shutdown: "stop 0, stop 1, stop 2, reset, detach",
+		shutdown: "stop 0, stop 1, stop 2, detach",
 	},
 	"crosvm": {
 		init:     "attach",
@@ -65,7 +65,7 @@ var lives = map[string]life{
 		resume:   "start 0, start 1, start 2",
 		reset:    "stop 0, stop 1, stop 2",
 		restart:  "reset, start 0, start 1, start 2",
-		shutdown: "stop 0, stop 1, stop 2, reset, detach",
+		shutdown: "stop 0, stop 1, stop 2, detach",
 	},
 }
 
@@ -212,7 +212,7 @@ func TestCloudHypervisorReconnects(t *testing.T) {
 	if got := b.taken(); !slices.Equal(got, []string{"in between"}) {
 		t.Errorf("taken %q", got)
 	}
-	b.expect("attach", "negotiated", "start 0", "start 1", "start 2")
+	b.expect("attach", "negotiated", "inherit", "start 0", "start 1", "start 2")
 }
 
 // QEMU without CONFIGURE_MEM_SLOTS sends the whole table before every start;
@@ -230,5 +230,5 @@ func TestQEMUWithFewProtocolFeatures(t *testing.T) {
 	b.traffic(guest, "second")
 	peer.Shutdown()
 	b.waitEnd()
-	b.expect(script("attach, negotiated, start 0, start 1, stop 0, stop 1, start 0, start 1, stop 0, stop 1, reset, detach")...)
+	b.expect(script("attach, negotiated, start 0, start 1, stop 0, stop 1, start 0, start 1, stop 0, stop 1, detach")...)
 }

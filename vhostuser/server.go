@@ -23,6 +23,8 @@ type Config struct {
 	Stats  *Stats             // nil: nobody reads them
 	// QueueCount is how many rings the device has, at most MaxQueues; 0 means 3.
 	QueueCount int
+	// InBand offers VHOST_USER_PROTOCOL_F_INBAND_NOTIFICATIONS.
+	InBand bool
 	// OnSessionEnd, if not nil, is called when a session has ended other than by
 	// Close; err is nil when the frontend ended it in good order.
 	OnSessionEnd func(err error)
@@ -153,7 +155,6 @@ func (s *Server) end(cause error) {
 	teardown := multierror.Append(nil,
 		s.loop.Remove(x.conn.fd),
 		x.stop(),
-		s.guard(func() error { s.device.Reset(); return nil }),
 		s.guard(func() error { s.device.Detach(); return nil }),
 		x.close(),
 	).ErrorOrNil()

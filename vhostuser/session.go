@@ -29,6 +29,8 @@ type session struct {
 	// used says that a ring has run since the device was last reset, so that a
 	// driver may have state to lose.
 	used bool
+	// inherited says that the device knows that its driver is older than the session.
+	inherited bool
 }
 
 // newSession takes ownership of c.

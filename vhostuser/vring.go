@@ -26,7 +26,9 @@ type vring struct {
 
 	queue   *virtqueue.Queue // nil until the ring first runs and after forget
 	config  virtqueue.Config // of queue
+	resumes bool             // queue has run: it goes on when the ring does
 	running bool             // the device has queue
+	ran     bool             // the ring has run in this session
 	left    *position        // where the ring last stopped; nil if there is nothing to go on with
 }
 
@@ -66,38 +68,47 @@ func (r *vring) runnable() bool {
 	return ok
 }
 
-// start hands the ring to the device.
-func (r *vring) start() {
-	s := r.session
-	resumed := r.queue != nil
-	if !resumed && !r.open() {
+// open makes the ring's queue, unless it goes on with the one it had. A ring
+// that cannot have one is broken.
+func (r *vring) open() {
+	if r.queue != nil {
 		return
 	}
-	r.left = nil
-	r.running, s.used = true, true
-	r.poll()
-	s.server.queueStats(r.index).Starts.Inc()
-	s.server.device.StartQueue(r.index, r.queue)
-	if resumed {
-		r.call.signal() // the driver may have missed one while it was paused
-	}
-}
-
-// open makes the ring's queue. A ring that cannot have one is broken.
-func (r *vring) open() bool {
 	s := r.session
 	r.config, _ = r.layout(s.memory)
 	queue, err := virtqueue.New(s.memory, r.config, r.base)
 	if err != nil {
 		r.started = false
 		r.broken(err)
-		return false
+		return
 	}
 	queue.Interrupt = r.call.signal
 	queue.OnBroken = r.broken
 	queue.Stats = &s.server.queueStats(r.index).Stats
-	r.queue = queue
-	return true
+	r.queue, r.resumes = queue, false
+}
+
+// inherited reports whether the ring was in use before the session: it has not
+// run yet, and its queue is not where a driver begins.
+func (r *vring) inherited() bool {
+	return r.queue != nil && !r.ran && (r.queue.Base() != 0 || r.queue.UsedIdx() != 0)
+}
+
+// start hands the ring to the device, if open was able to make its queue.
+func (r *vring) start() {
+	if r.queue == nil {
+		return
+	}
+	s := r.session
+	r.left = nil
+	r.running, r.ran, s.used = true, true, true
+	r.poll()
+	s.server.queueStats(r.index).Starts.Inc()
+	s.server.device.StartQueue(r.index, r.queue)
+	if r.resumes {
+		r.call.signal() // the driver may have missed one while it was paused
+	}
+	r.resumes = true
 }
 
 // broken counts what is wrong with the ring and tells the frontend.
