@@ -102,6 +102,7 @@ type device struct {
 	attached bool
 	bufs     guestmem.Buffers
 	fault    func()        // runs in Kick
+	cid      byte          // the config space
 	deadline time.Duration // 0: none
 	expired  []time.Duration
 }
@@ -138,7 +139,7 @@ func (d *device) kicked(index int) int {
 
 func (d *device) Features() uint64 { return offered }
 
-func (d *device) Config(p []byte) { clear(p); copy(p, []byte{3, 0, 0, 0, 0, 0, 0, 0}) }
+func (d *device) Config(p []byte) { clear(p); copy(p, []byte{d.cid, 0, 0, 0, 0, 0, 0, 0}) }
 
 func (d *device) Attach() {
 	if d.attached {
@@ -291,23 +292,26 @@ func (l *logs) take() []string {
 }
 
 // newBackend returns a backend that listens at its path until the test ends.
-func newBackend(t testing.TB) *backend {
+func newBackend(t testing.TB, options ...func(*vhostuser.Config)) *backend {
 	t.Helper()
-	b := prepareBackend(t)
+	b := prepareBackend(t, options...)
 	b.listen()
 	b.run()
 	return b
 }
 
+// inBand offers INBAND_NOTIFICATIONS.
+func inBand(c *vhostuser.Config) { c.InBand = true }
+
 // prepareBackend returns a backend whose loop does not run yet.
-func prepareBackend(t testing.TB) *backend {
+func prepareBackend(t testing.TB, options ...func(*vhostuser.Config)) *backend {
 	t.Helper()
 	loop, err := eventloop.New()
 	if err != nil {
 		t.Fatal(err)
 	}
 	b := &backend{
-		device: &device{kicks: make(map[int]int)},
+		device: &device{kicks: make(map[int]int), cid: 3},
 		t:      t,
 		loop:   loop,
 		stats:  new(vhostuser.Stats),
@@ -317,13 +321,17 @@ func prepareBackend(t testing.TB) *backend {
 	log := logrus.New()
 	log.SetOutput(io.Discard)
 	log.AddHook(b.logs)
-	b.server = vhostuser.NewServer(vhostuser.Config{
+	cfg := vhostuser.Config{
 		Loop:         loop,
 		Device:       b.device,
 		Log:          log,
 		Stats:        b.stats,
 		OnSessionEnd: func(err error) { b.ended <- err },
-	})
+	}
+	for _, option := range options {
+		option(&cfg)
+	}
+	b.server = vhostuser.NewServer(cfg)
 	loop.SetWorker(b.server)
 	return b
 }

@@ -46,6 +46,7 @@ var rules = map[Request]*rule{
 	MsgSetVringCall:   {size: u64Size, fds: 1, act: (*session).setVringCall},
 	MsgSetVringErr:    {size: u64Size, fds: 1, act: (*session).setVringErr},
 	MsgSetVringEnable: {size: vringStateSize, act: (*session).setVringEnable},
+	MsgVringKick:      {size: vringStateSize, needs: ProtocolInBandNotifications, act: (*session).vringKick},
 }
 
 // Errors of a message that was refused and changed nothing.

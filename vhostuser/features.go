@@ -28,26 +28,32 @@ const (
 type ProtocolFeatures uint64
 
 const (
-	ProtocolMQ                ProtocolFeatures = 1 << 0
-	ProtocolReplyAck          ProtocolFeatures = 1 << 3
-	ProtocolBackendReq        ProtocolFeatures = 1 << 5
-	ProtocolConfig            ProtocolFeatures = 1 << 9
-	ProtocolResetDevice       ProtocolFeatures = 1 << 13
-	ProtocolConfigureMemSlots ProtocolFeatures = 1 << 15
+	ProtocolMQ                  ProtocolFeatures = 1 << 0
+	ProtocolLogShmfd            ProtocolFeatures = 1 << 1
+	ProtocolReplyAck            ProtocolFeatures = 1 << 3
+	ProtocolBackendReq          ProtocolFeatures = 1 << 5
+	ProtocolConfig              ProtocolFeatures = 1 << 9
+	ProtocolResetDevice         ProtocolFeatures = 1 << 13
+	ProtocolInBandNotifications ProtocolFeatures = 1 << 14
+	ProtocolConfigureMemSlots   ProtocolFeatures = 1 << 15
+	ProtocolDeviceState         ProtocolFeatures = 1 << 19
 )
 
-// offeredProtocol is what works. QEMU acknowledges every bit it is offered,
+// knownProtocol is what works. QEMU acknowledges every bit it is offered,
 // whether it means anything for the device or not, so nothing else may be here.
-const offeredProtocol = ProtocolMQ | ProtocolReplyAck | ProtocolBackendReq |
-	ProtocolConfig | ProtocolResetDevice | ProtocolConfigureMemSlots
+const knownProtocol = ProtocolMQ | ProtocolReplyAck | ProtocolBackendReq |
+	ProtocolConfig | ProtocolResetDevice | ProtocolInBandNotifications | ProtocolConfigureMemSlots
 
 var protocolNames = map[ProtocolFeatures]string{
-	ProtocolMQ:                "MQ",
-	ProtocolReplyAck:          "REPLY_ACK",
-	ProtocolBackendReq:        "BACKEND_REQ",
-	ProtocolConfig:            "CONFIG",
-	ProtocolResetDevice:       "RESET_DEVICE",
-	ProtocolConfigureMemSlots: "CONFIGURE_MEM_SLOTS",
+	ProtocolMQ:                  "MQ",
+	ProtocolLogShmfd:            "LOG_SHMFD",
+	ProtocolReplyAck:            "REPLY_ACK",
+	ProtocolBackendReq:          "BACKEND_REQ",
+	ProtocolConfig:              "CONFIG",
+	ProtocolResetDevice:         "RESET_DEVICE",
+	ProtocolInBandNotifications: "INBAND_NOTIFICATIONS",
+	ProtocolConfigureMemSlots:   "CONFIGURE_MEM_SLOTS",
+	ProtocolDeviceState:         "DEVICE_STATE",
 }
 
 // String joins the names of the bits that are set, lowest first.

@@ -221,7 +221,7 @@ func TestNames(t *testing.T) {
 		{vhostuser.MsgGetVringBase.String(), "GET_VRING_BASE"},
 		{vhostuser.Request(31).String(), "request 31"},
 		{vhostuser.ProtocolFeatures(0xa229).String(), "MQ|REPLY_ACK|BACKEND_REQ|CONFIG|RESET_DEVICE|CONFIGURE_MEM_SLOTS"},
-		{vhostuser.ProtocolFeatures(1<<14 | 1).String(), "MQ|bit 14"},
+		{vhostuser.ProtocolFeatures(1<<16 | 1).String(), "MQ|bit 16"},
 		{vhostuser.EndMemory.String(), "memory"},
 		{vhostuser.FaultLoop.String(), "loop"},
 	} {

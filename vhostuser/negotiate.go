@@ -8,6 +8,7 @@ import (
 var (
 	errNoVersion1   = errors.New("driver did not accept VIRTIO_F_VERSION_1")
 	errNotOffered   = errors.New("feature was not offered")
+	errInBand       = errors.New("INBAND_NOTIFICATIONS needs BACKEND_REQ and REPLY_ACK")
 	errNoDescriptor = errors.New("descriptor is missing")
 )
 
@@ -50,17 +51,25 @@ func (s *session) setFeatures(m *message) error {
 }
 
 func (s *session) getProtocolFeatures(*message) ([]byte, error) {
-	return u64Payload(uint64(offeredProtocol)), nil
+	return u64Payload(uint64(s.server.protocol)), nil
 }
 
 func (s *session) setProtocolFeatures(m *message) error {
+	const inBandNeeds = ProtocolBackendReq | ProtocolReplyAck
 	acked := ProtocolFeatures(parseU64(m.payload))
-	if unknown := acked &^ offeredProtocol; unknown != 0 {
+	if unknown := acked &^ s.server.protocol; unknown != 0 {
 		return fmt.Errorf("%w: %v", errNotOffered, unknown)
+	}
+	if acked&ProtocolInBandNotifications != 0 && acked&inBandNeeds != inBandNeeds {
+		return errInBand
 	}
 	s.protocol = acked
 	return nil
 }
+
+// inBand reports whether messages take the place of missing kick, call and err
+// descriptors. QEMU negotiates it and passes descriptors all the same.
+func (s *session) inBand() bool { return s.protocol&ProtocolInBandNotifications != 0 }
 
 func (s *session) getQueueNum(*message) ([]byte, error) {
 	return u64Payload(uint64(len(s.rings))), nil
@@ -71,16 +80,21 @@ func (s *session) getQueueNum(*message) ([]byte, error) {
 // MUST NOT cost the guest its connections.
 func (s *session) ignore(*message) error { return nil }
 
-// setBackendReqFd serves VHOST_USER_SET_BACKEND_REQ_FD. The channel stays open
-// although nothing is sent there: UML takes its end for the end of the device.
+// setBackendReqFd serves VHOST_USER_SET_BACKEND_REQ_FD, also while rings run:
+// cloud-hypervisor sends it last.
 func (s *session) setBackendReqFd(m *message) error {
 	if len(m.fds) == 0 {
 		return errNoDescriptor
 	}
-	if s.backend >= 0 {
-		closeFds([]int{s.backend})
+	if err := s.notifies(m.fds[0]); err != nil {
+		return err
 	}
-	s.backend = m.takeFd()
+	s.backend.set(m.takeFd())
+	for _, r := range s.rings {
+		if r.running && !r.call.present() {
+			r.interrupt() // what went into a former channel may be lost
+		}
+	}
 	return nil
 }
 

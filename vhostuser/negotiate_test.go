@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/vhost-user-vsock/vhost-user-vsock/vhostuser"
 	"github.com/vhost-user-vsock/vhost-user-vsock/vhostuser/vhostusertest"
 	"github.com/vhost-user-vsock/vhost-user-vsock/virtqueue/virtqueuetest"
@@ -132,40 +130,6 @@ func TestOwner(t *testing.T) {
 	f.ResetOwner()
 	b.expect()
 	b.traffic(guest, "nobody's")
-}
-
-// Nothing is ever sent there, so that a frontend which does not read it cannot
-// block anyone, but it stays open: UML takes its end for the device's.
-func TestBackendRequestChannel(t *testing.T) {
-	b := newBackend(t)
-	f := b.negotiated()
-	f.SetBackendReqFd()
-	first := f.Channel()
-	f.Barrier()
-	f.ResetDevice()
-	f.Barrier()
-	if revents(first) != 0 {
-		t.Error("the channel was closed or written to")
-	}
-	dup, err := unix.FcntlInt(uintptr(first), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(dup)
-	f.SetBackendReqFd() // replaces it
-	f.Barrier()
-	if revents(dup)&unix.POLLHUP == 0 {
-		t.Error("the former channel is still open")
-	}
-	if revents(f.Channel()) != 0 {
-		t.Error("the new channel was closed or written to")
-	}
-}
-
-func revents(fd int) int16 {
-	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-	unix.Poll(fds, 0)
-	return fds[0].Revents
 }
 
 func TestResetDeviceStorm(t *testing.T) {

@@ -28,6 +28,7 @@ const (
 	MsgGetConfig           Request = 24
 	MsgSetConfig           Request = 25
 	MsgResetDevice         Request = 34
+	MsgVringKick           Request = 35
 	MsgGetMaxMemSlots      Request = 36
 	MsgAddMemReg           Request = 37
 	MsgRemMemReg           Request = 38
@@ -54,6 +55,7 @@ var requestNames = map[Request]string{
 	MsgGetConfig:           "GET_CONFIG",
 	MsgSetConfig:           "SET_CONFIG",
 	MsgResetDevice:         "RESET_DEVICE",
+	MsgVringKick:           "VRING_KICK",
 	MsgGetMaxMemSlots:      "GET_MAX_MEM_SLOTS",
 	MsgAddMemReg:           "ADD_MEM_REG",
 	MsgRemMemReg:           "REM_MEM_REG",

@@ -115,6 +115,24 @@ func (s *session) setVringEnable(m *message) error {
 		return fmt.Errorf("%w: enable %d", errNumber, on)
 	}
 	r.enabled = on == 1
+	if r.enabled && s.inBand() {
+		r.started = true // UML sends no VHOST_USER_SET_VRING_KICK then
+	}
+	return nil
+}
+
+// vringKick serves VHOST_USER_VRING_KICK, the kick of a ring without descriptor.
+// UML waits for its acknowledgement with interrupts off, so whatever the device
+// sends meanwhile must not wait for UML.
+func (s *session) vringKick(m *message) error {
+	r, _, err := s.vringState(m)
+	if err != nil {
+		return err
+	}
+	r.started = true
+	if r.running {
+		return r.kicked()
+	}
 	return nil
 }
 
@@ -145,7 +163,7 @@ func (s *session) setVringCall(m *message) error {
 	if r.running {
 		// QEMU swaps the descriptor after it enabled the ring and whenever the
 		// guest masks its interrupt: what went to the old one may be lost.
-		r.call.signal()
+		r.interrupt()
 	}
 	return nil
 }

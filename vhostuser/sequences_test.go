@@ -69,14 +69,25 @@ var lives = map[string]life{
 	},
 }
 
+// variants are the backends and guests that every frontend is played with.
+var variants = []struct {
+	name    string
+	backend []func(*vhostuser.Config)
+	guest   vhostusertest.GuestOptions
+}{
+	{name: "plain"},
+	{name: "rings move", guest: vhostusertest.GuestOptions{MoveRings: true}},
+	{name: "in-band", backend: []func(*vhostuser.Config){inBand}},
+}
+
 // Every frontend's life of a guest, message by message, with traffic in between.
 func TestPeers(t *testing.T) {
 	for _, peer := range vhostusertest.Peers {
-		for _, moved := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s/moved=%v", peer.Name, moved), func(t *testing.T) {
-				b := newBackend(t)
+		for _, v := range variants {
+			t.Run(peer.Name+"/"+v.name, func(t *testing.T) {
+				b := newBackend(t, v.backend...)
 				f := b.dial()
-				guest := vhostusertest.NewGuest(t, vhostusertest.GuestOptions{MoveRings: moved})
+				guest := vhostusertest.NewGuest(t, v.guest)
 				p := peer.New(f, guest)
 				want := lives[peer.Name]
 
@@ -157,9 +168,9 @@ func (b *backend) traffic(guest *vhostusertest.Guest, p string) {
 	b.t.Helper()
 	guest.Tx().ArmInterrupt()
 	guest.Tx().Add(guest.Memory.Out([]byte(p + " tx")))
-	guest.Tx().ForceKick() // for nothing: it is not published
+	guest.Kick(tx) // for nothing: it is not published
 	guest.Tx().Publish()
-	guest.Tx().ForceKick()
+	guest.Kick(tx)
 	b.waitFor("chain taken", func() bool {
 		return guest.Tx().UsedIdx() == guest.Tx().AvailIdx()
 	})

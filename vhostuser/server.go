@@ -41,6 +41,7 @@ type Server struct {
 	log          logrus.FieldLogger
 	stats        *Stats
 	queues       int
+	protocol     ProtocolFeatures // offered
 	onSessionEnd func(error)
 
 	listener   *listener // nil without Listen
@@ -66,6 +67,7 @@ func NewServer(cfg Config) *Server {
 		log:          cfg.Log,
 		stats:        cfg.Stats,
 		queues:       cfg.QueueCount,
+		protocol:     knownProtocol,
 		onSessionEnd: cfg.OnSessionEnd,
 	}
 	if s.log == nil {
@@ -78,6 +80,9 @@ func NewServer(cfg Config) *Server {
 	}
 	if s.queues == 0 {
 		s.queues = 3
+	}
+	if !cfg.InBand {
+		s.protocol &^= ProtocolInBandNotifications
 	}
 	if s.onSessionEnd == nil {
 		s.onSessionEnd = func(error) {}
@@ -128,6 +133,15 @@ func (s *Server) Close() error {
 		s.end(errShutdown)
 	}
 	return result.ErrorOrNil()
+}
+
+// ConfigChanged tells the frontend that the device's config space is another
+// one, which it then asks for (VHOST_USER_BACKEND_CONFIG_CHANGE_MSG). Where there
+// is no session, or none that can be told, whoever asks next learns it.
+func (s *Server) ConfigChanged() {
+	if s.session != nil {
+		s.session.backend.configChanged()
+	}
 }
 
 // begin makes a connection, whose ownership it takes, also on error, the session.

@@ -1,6 +1,8 @@
 package vhostuser
 
 import (
+	"slices"
+
 	"github.com/hashicorp/go-multierror"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
@@ -24,7 +26,7 @@ type session struct {
 	rings      []*vring
 	protocol   ProtocolFeatures
 	memory     *guestmem.Table // owned, never nil
-	backend    int             // owned; requests to the frontend go here, -1 if nowhere
+	backend    backend
 
 	// used says that a ring has run since the device was last reset, so that a
 	// driver may have state to lose.
@@ -42,8 +44,8 @@ func newSession(server *Server, c *conn, log logrus.FieldLogger) *session {
 		conn:     c,
 		interest: unix.EPOLLIN,
 		memory:   memory,
-		backend:  -1,
 	}
+	s.backend = newBackend(s)
 	for i := range server.queues {
 		s.rings = append(s.rings, newVring(s, i))
 	}
@@ -88,6 +90,13 @@ func (s *session) listen(interest uint32) error {
 	return s.server.loop.Modify(s.conn.fd, interest)
 }
 
+// suspended reports whether a driver's rings have all stopped: until one runs
+// again the frontend may not be told anything unasked. Before any has run a
+// booting guest reads the config space, and has to find it true.
+func (s *session) suspended() bool {
+	return s.used && !slices.ContainsFunc(s.rings, func(r *vring) bool { return r.running })
+}
+
 // stop ends what the session has running: no ring's memory is touched again.
 // Each ring is stopped, whatever becomes of the others.
 func (s *session) stop() error {
@@ -106,8 +115,6 @@ func (s *session) close() error {
 	for _, r := range s.rings {
 		r.close()
 	}
-	if s.backend >= 0 {
-		closeFds([]int{s.backend})
-	}
+	s.backend.close()
 	return multierror.Append(result, s.memory.Close(), s.conn.close()).ErrorOrNil()
 }

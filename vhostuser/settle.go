@@ -8,20 +8,24 @@ func (s *session) settle() {
 			r.stop()
 		}
 	}
-	starting := s.starting()
-	if len(starting) == 0 {
-		return
+	if starting := s.starting(); len(starting) > 0 {
+		s.start(starting)
 	}
+	s.backend.flush() // may have waited for a ring to run
+}
+
+// start hands rings to the device.
+func (s *session) start(rings []*vring) {
 	// Before any ring starts, all of them are looked at: a rebooted guest's
 	// receive ring may look untouched where its transmit ring does not.
 	if s.driverBeganAnew() {
 		s.reset()
 	}
-	for _, r := range starting {
+	for _, r := range rings {
 		r.open()
 	}
-	s.inherit(starting)
-	for _, r := range starting {
+	s.inherit(rings)
+	for _, r := range rings {
 		r.start()
 	}
 }

@@ -28,6 +28,8 @@ type Stats struct {
 	Malformed stats.Counter // of these, refused
 	Resets    stats.Counter // of the device, because the driver lost its state
 
+	BackendRequests stats.Counter // messages to frontends that they did not ask for
+
 	Queues [MaxQueues]QueueStats // by ring index
 }
 

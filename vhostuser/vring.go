@@ -18,7 +18,8 @@ type vring struct {
 	parts   ringParts // VHOST_USER_SET_VRING_ADDR
 	placed  bool      // that message came
 	base    uint32    // VHOST_USER_SET_VRING_BASE, then the entry after the last one popped
-	started bool      // VHOST_USER_SET_VRING_KICK came, and no VHOST_USER_GET_VRING_BASE since
+	started bool      // a kick, or the means to kick, came, and no VHOST_USER_GET_VRING_BASE since
+	patrol  bool      // VHOST_USER_SET_VRING_KICK said that nobody will kick
 	enabled bool      // VHOST_USER_SET_VRING_ENABLE
 
 	kick, call, fault notifier // VHOST_USER_SET_VRING_KICK, _CALL, _ERR
@@ -82,7 +83,7 @@ func (r *vring) open() {
 		r.broken(err)
 		return
 	}
-	queue.Interrupt = r.call.signal
+	queue.Interrupt = r.interrupt
 	queue.OnBroken = r.broken
 	queue.Stats = &s.server.queueStats(r.index).Stats
 	r.queue, r.resumes = queue, false
@@ -106,7 +107,7 @@ func (r *vring) start() {
 	s.server.queueStats(r.index).Starts.Inc()
 	s.server.device.StartQueue(r.index, r.queue)
 	if r.resumes {
-		r.call.signal() // the driver may have missed one while it was paused
+		r.interrupt() // the driver may have missed one while it was paused
 	}
 	r.resumes = true
 }
@@ -119,7 +120,22 @@ func (r *vring) broken(err error) {
 	if log, ok := s.server.limits.broken.Entry(s.log, s.server.loop.Now()); ok {
 		log.WithError(err).WithField("queue", r.index).WithField("reason", reason.String()).Warn("ring is broken")
 	}
-	r.fault.signal()
+	switch {
+	case r.fault.present():
+		r.fault.signal()
+	case s.inBand():
+		s.backend.fault(r.index)
+	}
+}
+
+// interrupt sends the driver a used buffer notification.
+func (r *vring) interrupt() {
+	switch {
+	case r.call.present():
+		r.call.signal()
+	case r.session.inBand():
+		r.session.backend.call(r.index)
+	}
 }
 
 // stop takes the ring back from the device, which serves it to the end first.
@@ -129,6 +145,7 @@ func (r *vring) stop() {
 	r.running = false // whatever happens below
 	r.unpoll()
 	r.session.server.device.StopQueue(r.index)
+	r.session.backend.forget(r.index)
 	r.base = r.queue.Base()
 	r.left = &position{size: r.size, parts: r.parts, base: r.base, used: r.queue.UsedIdx()}
 }
@@ -193,6 +210,7 @@ func (r *vring) anew() bool {
 // setKick takes ownership of fd; with -1 nobody kicks.
 func (r *vring) setKick(fd int) {
 	r.unpoll()
+	r.patrol = fd < 0
 	r.kick.set(fd)
 	if r.running {
 		r.poll()
@@ -204,12 +222,15 @@ func (r *vring) HandleEvents(uint32) {
 	if !r.kick.drain() {
 		r.unpoll()
 	}
+	r.session.server.run(r.kicked)
+}
+
+// kicked passes a kick on.
+func (r *vring) kicked() error {
 	server := r.session.server
 	server.queueStats(r.index).Kicks.Inc()
-	server.run(func() error {
-		server.device.Kick(r.index)
-		return nil
-	})
+	server.device.Kick(r.index)
+	return nil
 }
 
 // poll lets the loop serve kicks. Whether a descriptor can be polled was found
@@ -219,8 +240,11 @@ func (r *vring) poll() {
 }
 
 // untended reports whether nobody can kick for the ring, so that it is looked
-// at from time to time: the frontend detached its descriptor, or closed it.
-func (r *vring) untended() bool { return r.running && !r.polled && r.queue.Broken() == nil }
+// at from time to time: the frontend detached its descriptor, or closed it, and
+// does not send VHOST_USER_VRING_KICK instead.
+func (r *vring) untended() bool {
+	return r.running && !r.polled && (r.patrol || !r.session.inBand()) && r.queue.Broken() == nil
+}
 
 func (r *vring) unpoll() {
 	if r.polled {

@@ -138,6 +138,8 @@ var families = []family{
 		func(s *vmStats) *stats.Counter { return &s.vhostuser.Messages }),
 	counter("malformed_messages_total", "vhost-user messages refused.",
 		func(s *vmStats) *stats.Counter { return &s.vhostuser.Malformed }),
+	counter("backend_requests_total", "vhost-user messages to the frontend that it did not ask for.",
+		func(s *vmStats) *stats.Counter { return &s.vhostuser.BackendRequests }),
 	counter("device_resets_total", "Times the driver began anew, which ends all connections.",
 		func(s *vmStats) *stats.Counter { return &s.vhostuser.Resets }),
 }
