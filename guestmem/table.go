@@ -50,8 +50,7 @@ func intersect(a, aSize, b, bSize uint64) bool {
 // region is a mapped Region.
 type region struct {
 	Region
-	mem     []byte // the bytes of the region
-	mapping []byte // the whole pages around mem
+	window
 }
 
 // unmapped is where lookups start before any has succeeded: it holds no address.
@@ -92,11 +91,11 @@ func (t *Table) Add(r Region, fd int) error {
 	if slices.ContainsFunc(t.regions, func(s region) bool { return r.overlaps(s.Region) }) {
 		return ErrRegionOverlap
 	}
-	mapped, err := mapRegion(r, fd)
+	mapped, err := mapWindow(fd, r.Size, r.Offset)
 	if err != nil {
 		return err
 	}
-	t.regions = slices.Insert(t.regions, t.below(r.GuestAddr), mapped)
+	t.regions = slices.Insert(t.regions, t.below(r.GuestAddr), region{r, mapped})
 	t.last = &unmapped
 	return nil
 }
@@ -227,7 +226,5 @@ func (t *Table) below(gpa uint64) int {
 // Holds reports whether one of the mappings covers hostAddr: whether an access
 // there that faulted was an access to this guest's memory.
 func (t *Table) Holds(hostAddr uintptr) bool {
-	return slices.ContainsFunc(t.regions, func(r region) bool {
-		return hostAddr-address(r.mapping) < uintptr(len(r.mapping))
-	})
+	return slices.ContainsFunc(t.regions, func(r region) bool { return r.holds(hostAddr) })
 }

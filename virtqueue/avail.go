@@ -17,12 +17,18 @@ func (q *Queue) Pop(bufs *guestmem.Buffers) (c Chain, ok bool) {
 	}
 	if err := q.walk(&c, bufs); err != nil {
 		bufs.Truncate(from)
+		if q.trail != nil {
+			q.trail.cut()
+		}
 		if !unfit(err) {
 			q.fail(err)
 			return Chain{}, false
 		}
 		q.Stats.BadChains.Inc()
 		c = Chain{Head: c.Head, From: from, Split: from, To: from, Err: err}
+	}
+	if q.trail != nil {
+		q.trail.end()
 	}
 	q.nextAvail++
 	return c, true
@@ -31,6 +37,9 @@ func (q *Queue) Pop(bufs *guestmem.Buffers) (c Chain, ok bool) {
 // Unpop gives back the last n popped chains, to be popped again. They must not
 // have been pushed; their ranges are the caller's to truncate.
 func (q *Queue) Unpop(n int) {
+	if q.trail != nil {
+		q.trail.unpop(n)
+	}
 	q.nextAvail -= uint16(n)
 	if q.stopped() {
 		q.availIdx = q.nextAvail

@@ -115,6 +115,9 @@ func (q *Queue) collect(c *Chain, bufs *guestmem.Buffers, d descriptor) error {
 		c.Split = c.To
 	} else {
 		c.WriteBytes += uint64(d.len)
+		if q.trail != nil {
+			q.trail.add(d.addr, d.len)
+		}
 	}
 	return nil
 }

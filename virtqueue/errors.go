@@ -7,7 +7,12 @@ import (
 
 // Errors of New and Rebind; guestmem.ErrOutOfRange and guestmem.ErrMisaligned
 // are others.
-var ErrSize = errors.New("ring size is not a power of two up to 32768")
+var (
+	ErrSize = errors.New("ring size is not a power of two up to 32768")
+	ErrBase = errors.New("ring base out of range")
+)
+
+var errPacked = errors.New("packed ring cannot be served yet")
 
 // What breaks a ring.
 var (

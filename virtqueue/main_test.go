@@ -58,14 +58,14 @@ type rig struct {
 func newRig(tb testing.TB, o virtqueuetest.Options, extents ...virtqueuetest.Extent) *rig {
 	tb.Helper()
 	mem := virtqueuetest.NewMemory(tb, extents...)
-	return startRig(tb, mem, virtqueuetest.NewRing(tb, mem, o), o.Start)
+	return startRig(tb, mem, virtqueuetest.NewRing(tb, mem, o), uint32(o.Start))
 }
 
 // startRig starts the device on a ring that is there.
-func startRig(tb testing.TB, mem *virtqueuetest.Memory, ring *virtqueuetest.Ring, base uint16) *rig {
+func startRig(tb testing.TB, mem *virtqueuetest.Memory, ring *virtqueuetest.Ring, base uint32) *rig {
 	tb.Helper()
 	r := &rig{mem: mem, ring: ring, table: mem.Table(tb)}
-	q, err := virtqueue.New(r.table, ring.Config(), uint32(base))
+	q, err := virtqueue.New(r.table, ring.Config(), base)
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -2,12 +2,9 @@ package virtqueue
 
 import "github.com/vhost-user-vsock/vhost-user-vsock/guestmem"
 
-// Flags of the used and of the available ring, in use without
-// VIRTIO_F_EVENT_IDX.
-const (
-	usedNoNotify     = 1 // used.flags: the device wants no kick
-	availNoInterrupt = 1 // avail.flags: the driver wants no interrupt
-)
+// availNoInterrupt in avail.flags says that the driver wants no interrupt. It is
+// in use without VIRTIO_F_EVENT_IDX.
+const availNoInterrupt = 1
 
 // NotifyIfNeeded publishes what was pushed and interrupts the driver if it asked
 // to hear about any of it. Called once a batch, it interrupts at most once.
@@ -54,22 +51,15 @@ func (q *Queue) ArmKick() (more bool) {
 		return false
 	}
 	if q.cfg.EventIdx {
-		q.used.StoreRelease16(offRing+usedElem*int(q.size), q.nextAvail)
+		off := offRing + usedElem*int(q.size)
+		q.used.StoreRelease16(off, q.nextAvail)
+		q.logUsed(off, 2)
 	} else {
 		q.used.StoreRelease16(offFlags, 0)
+		q.logUsed(offFlags, 2)
 	}
 	// Our wish before avail.idx: the driver writes avail.idx, fences, and reads
 	// our wish (virtio v1.4 §2.7.10, §2.7.13.4). One of us sees the other.
 	guestmem.Fence()
 	return q.refresh()
-}
-
-// DisarmKick asks the driver not to kick while the device polls the ring. With
-// VIRTIO_F_EVENT_IDX there is nothing to do: an avail_event that was passed asks
-// for nothing, and used.flags MUST stay 0 (virtio v1.4 §2.7.10).
-func (q *Queue) DisarmKick() {
-	if q.cfg.EventIdx || q.stopped() {
-		return
-	}
-	q.used.StoreRelease16(offFlags, usedNoNotify)
 }

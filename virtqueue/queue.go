@@ -2,6 +2,7 @@ package virtqueue
 
 import (
 	"fmt"
+	"math"
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/guestmem"
 )
@@ -9,7 +10,7 @@ import (
 // Config says where a ring is and which ring features were negotiated.
 type Config struct {
 	Size              int    // entries
-	Desc, Avail, Used uint64 // guest addresses of the three parts
+	Desc, Avail, Used uint64 // guest addresses; of a packed ring: descriptor ring, driver and device event suppression area
 	Packed            bool   // VIRTIO_F_RING_PACKED
 	EventIdx          bool   // VIRTIO_F_EVENT_IDX
 	Indirect          bool   // VIRTIO_F_INDIRECT_DESC
@@ -34,6 +35,7 @@ type Queue struct {
 
 	nextAvail uint16 // the entry to pop next
 	availIdx  uint16 // avail.idx as last read; nextAvail once the ring is broken or unbound
+	lead      uint16 // how far nextAvail is ahead of used.idx when no chain is out
 	broken    error  // a *RingError
 
 	// Used elements written, made visible, and considered for a notification.
@@ -41,6 +43,10 @@ type Queue struct {
 	// taken for none.
 	pushed, published, considered uint32
 	notified                      bool // since the start
+
+	trail    *trail             // nil while buffers are not logged
+	usedLog  *guestmem.DirtyLog // nil while the ring is not logged
+	usedAddr uint64             // Log.UsedAddr
 }
 
 // Offsets in the available and the used ring (virtio v1.4 §2.7.6, §2.7.8). The
@@ -54,16 +60,22 @@ const (
 	usedElem   = 8
 )
 
-// New returns the queue for a ring that starts. base is the entry of the
-// available ring to pop first (VHOST_USER_SET_VRING_BASE); how far the used ring
-// is comes from memory.
+// New returns the queue for a ring that starts. base is where it goes on, as
+// VHOST_USER_SET_VRING_BASE has it: the entry of the available ring to pop first.
+// How far the used ring is comes from memory.
 //
-// It fails with ErrSize, or when a part of the ring is misaligned or not whole
+// It fails with ErrSize, with ErrBase, or when a part of the ring is misaligned or not whole
 // in one region of mem. mem remains the caller's and must outlive the queue or
 // be replaced by Rebind.
 func New(mem *guestmem.Table, cfg Config, base uint32) (*Queue, error) {
 	if cfg.Size < 1 || cfg.Size > 1<<15 || cfg.Size&(cfg.Size-1) != 0 {
 		return nil, fmt.Errorf("%w: %d", ErrSize, cfg.Size)
+	}
+	if cfg.Packed {
+		return nil, errPacked
+	}
+	if base > math.MaxUint16 {
+		return nil, fmt.Errorf("%w: 0x%x", ErrBase, base)
 	}
 	q := &Queue{
 		Interrupt: func() {},
@@ -81,6 +93,7 @@ func New(mem *guestmem.Table, cfg Config, base uint32) (*Queue, error) {
 	q.published, q.considered = q.pushed, q.pushed
 	q.nextAvail = q.firstAvail(uint16(base), usedIdx)
 	q.availIdx = q.nextAvail
+	q.lead = q.nextAvail - usedIdx
 	return q, nil
 }
 
@@ -118,14 +131,17 @@ func (q *Queue) Rebind(mem *guestmem.Table) error {
 // Size returns the number of entries.
 func (q *Queue) Size() int { return int(q.size) }
 
-// Base returns the entry to pop next, for VHOST_USER_GET_VRING_BASE.
+// Base returns where the ring goes on, as VHOST_USER_GET_VRING_BASE has it.
 func (q *Queue) Base() uint32 { return uint32(q.nextAvail) }
 
-// UsedIdx returns used.idx as the driver sees it.
+// UsedIdx returns used.idx as the driver sees it. A packed ring has none.
 func (q *Queue) UsedIdx() uint16 { return uint16(q.published) }
 
 // Broken returns the *RingError that ended the ring, or nil.
 func (q *Queue) Broken() error { return q.broken }
+
+// out returns how many chains were popped and not pushed.
+func (q *Queue) out() int { return int(q.nextAvail - uint16(q.pushed) - q.lead) }
 
 // stopped reports whether nothing may be popped any more.
 func (q *Queue) stopped() bool { return q.mem == nil || q.broken != nil }

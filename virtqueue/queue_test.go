@@ -136,8 +136,8 @@ func TestBase(t *testing.T) {
 			ring := virtqueuetest.NewRing(t, mem, virtqueuetest.Options{Size: 256})
 			ring.SetAvailIdx(c.avail)
 			ring.SetUsedIdx(c.used)
-			r := startRig(t, mem, ring, c.base)
-			if got := uint16(r.q.Base()); got != c.next {
+			r := startRig(t, mem, ring, uint32(c.base))
+			if got := r.q.Base(); got != uint32(c.next) {
 				t.Errorf("starts at %d, want %d", got, c.next)
 			}
 			if got := r.q.UsedIdx(); got != c.used {
@@ -189,7 +189,6 @@ func TestRebind(t *testing.T) {
 	if _, ok := r.q.Pop(&r.bufs); ok || r.q.ArmKick() || r.q.Pending() != 0 {
 		t.Error("entries without a ring")
 	}
-	r.q.DisarmKick()
 	r.q.Push(0, 0)
 	r.q.Publish()
 	r.q.NotifyIfNeeded()

@@ -3,10 +3,16 @@ package virtqueue
 // Push returns a chain to the driver: written bytes of its writable ranges were
 // filled, from the first on. The driver sees it after Publish.
 func (q *Queue) Push(head uint16, written uint32) {
+	if q.trail != nil {
+		q.trail.push(written)
+	}
 	if q.mem == nil {
+		q.lead++ // the chain is lost
 		return
 	}
-	q.used.Store64(offRing+usedElem*int(uint16(q.pushed)&q.mask), uint64(head)|uint64(written)<<32)
+	off := offRing + usedElem*int(uint16(q.pushed)&q.mask)
+	q.used.Store64(off, uint64(head)|uint64(written)<<32)
+	q.logUsed(off, usedElem)
 	q.pushed++
 }
 
@@ -19,4 +25,5 @@ func (q *Queue) Publish() {
 	q.Stats.Chains.Add(uint64(q.pushed - q.published))
 	q.published = q.pushed
 	q.used.StoreRelease16(offIdx, uint16(q.published))
+	q.logUsed(offIdx, 2)
 }
