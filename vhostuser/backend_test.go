@@ -1,6 +1,8 @@
 package vhostuser_test
 
 import (
+	"bytes"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -35,7 +37,7 @@ func TestMain(m *testing.M) {
 	if flag.Lookup("test.fuzz").Value.String() != "" {
 		os.Exit(code) // workers of the fuzzing engine come and go
 	}
-	if code == 0 && (openFds() != fds || goroutinesLeft(goroutines) > goroutines || len(mappings()) > 0) {
+	if code == 0 && (openFds() != fds || goroutinesLeft(goroutines) > goroutines || len(mappings())+len(logMappings()) > 0) {
 		println("descriptors, goroutines or mappings are left over")
 		code = 1
 	}
@@ -72,14 +74,20 @@ func openFds() int {
 
 // mappings returns the guest memories that are mapped, by the device or by a
 // test's own guest.
-func mappings() []string {
+func mappings() []string { return mapped("memfd:guest") }
+
+// logMappings returns the dirty logs that are, likewise.
+func logMappings() []string { return mapped("memfd:log") }
+
+// mapped returns the mappings of a file.
+func mapped(name string) []string {
 	maps, err := os.ReadFile("/proc/self/maps")
 	if err != nil {
 		panic(err)
 	}
 	var found []string
 	for line := range strings.Lines(string(maps)) {
-		if strings.Contains(line, "memfd:guest") {
+		if strings.Contains(line, name) {
 			found = append(found, line)
 		}
 	}
@@ -103,6 +111,7 @@ type device struct {
 	bufs     guestmem.Buffers
 	fault    func()        // runs in Kick
 	cid      byte          // the config space
+	state    []byte        // what is saved, and was loaded
 	deadline time.Duration // 0: none
 	expired  []time.Duration
 }
@@ -150,11 +159,7 @@ func (d *device) Attach() {
 }
 
 func (d *device) Negotiated(features uint64) {
-	for _, q := range d.queues {
-		if q != nil {
-			panic("negotiated with a running queue")
-		}
-	}
+	d.quiet("negotiated")
 	d.record("negotiated")
 	if features&^offered != 0 {
 		d.record("negotiated what was not offered: 0x%x", features)
@@ -244,8 +249,33 @@ func (d *device) Detach() {
 	d.record("detach")
 }
 
-func (d *device) SaveState() []byte        { return nil }
-func (d *device) LoadState(p []byte) error { return nil }
+func (d *device) SaveState() []byte {
+	d.quiet("saved")
+	d.record("save")
+	return d.state
+}
+
+// errGarbage is the device's verdict on a state that begins with a zero.
+var errGarbage = errors.New("garbage")
+
+func (d *device) LoadState(p []byte) error {
+	d.quiet("loaded")
+	if len(p) > 0 && p[0] == 0 {
+		return errGarbage
+	}
+	d.record("load")
+	d.state = bytes.Clone(p)
+	return nil
+}
+
+// quiet checks that nothing runs.
+func (d *device) quiet(what string) {
+	for _, q := range d.queues {
+		if q != nil {
+			panic(what + " with a running queue")
+		}
+	}
+}
 
 func (d *device) Work() bool                      { return false }
 func (d *device) Deadline() (time.Duration, bool) { return d.deadline, d.deadline > 0 }

@@ -41,8 +41,9 @@ const (
 
 // knownProtocol is what works. QEMU acknowledges every bit it is offered,
 // whether it means anything for the device or not, so nothing else may be here.
-const knownProtocol = ProtocolMQ | ProtocolReplyAck | ProtocolBackendReq |
-	ProtocolConfig | ProtocolResetDevice | ProtocolInBandNotifications | ProtocolConfigureMemSlots
+const knownProtocol = ProtocolMQ | ProtocolLogShmfd | ProtocolReplyAck | ProtocolBackendReq |
+	ProtocolConfig | ProtocolResetDevice | ProtocolInBandNotifications | ProtocolConfigureMemSlots |
+	ProtocolDeviceState
 
 var protocolNames = map[ProtocolFeatures]string{
 	ProtocolMQ:                  "MQ",

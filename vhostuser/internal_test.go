@@ -78,7 +78,7 @@ func TestRules(t *testing.T) {
 	if len(rules) != len(requestNames) {
 		t.Errorf("%d rules, %d names", len(rules), len(requestNames))
 	}
-	if knownProtocol != 0xe229 {
+	if knownProtocol != 0x8e22b {
 		t.Errorf("known: %v", knownProtocol)
 	}
 }

@@ -7,6 +7,7 @@ import (
 
 var (
 	errNoVersion1   = errors.New("driver did not accept VIRTIO_F_VERSION_1")
+	errPacked       = errors.New("driver lays its rings out packed, which was not offered")
 	errNotOffered   = errors.New("feature was not offered")
 	errInBand       = errors.New("INBAND_NOTIFICATIONS needs BACKEND_REQ and REPLY_ACK")
 	errNoDescriptor = errors.New("descriptor is missing")
@@ -14,7 +15,7 @@ var (
 
 // offered returns the feature bits of VHOST_USER_GET_FEATURES.
 func (s *session) offered() uint64 {
-	return s.server.device.Features() | FeatureProtocolFeatures
+	return s.server.device.Features() | ourFeatures
 }
 
 func (s *session) getFeatures(*message) ([]byte, error) {
@@ -23,19 +24,23 @@ func (s *session) getFeatures(*message) ([]byte, error) {
 
 // setFeatures serves VHOST_USER_SET_FEATURES. Bits that were not offered are
 // masked: QEMU passes on what the guest wrote. A changed set means a driver that
-// began anew, and rings laid out or notified differently.
+// began anew, and rings laid out or notified differently; not so the bits that
+// are the frontend's, such as VHOST_F_LOG_ALL when a migration begins.
 func (s *session) setFeatures(m *message) error {
 	acked := parseU64(m.payload)
 	if acked&FeatureVersion1 == 0 {
 		return errNoVersion1
 	}
 	features := acked & s.offered()
+	if (acked^features)&FeatureRingPacked != 0 {
+		return errPacked // QEMU 7.2 takes packed=on for an offer
+	}
 	if features != acked {
 		if log, ok := s.server.limits.masked.Entry(s.log, s.server.loop.Now()); ok {
 			log.WithField("features", fmt.Sprintf("0x%x", acked&^features)).Warn("features that were not offered are ignored")
 		}
 	}
-	changed := (features^s.features)&^FeatureProtocolFeatures != 0
+	changed := (features^s.features)&^ourFeatures != 0
 	if s.negotiated && changed {
 		for _, r := range s.rings {
 			r.forget()
@@ -45,7 +50,7 @@ func (s *session) setFeatures(m *message) error {
 	renegotiated := changed || !s.negotiated
 	s.features, s.negotiated = features, true
 	if renegotiated {
-		s.server.device.Negotiated(features &^ FeatureProtocolFeatures)
+		s.server.device.Negotiated(features &^ ourFeatures)
 	}
 	return nil
 }

@@ -12,9 +12,13 @@ import (
 func TestFeaturesThatWereNotOffered(t *testing.T) {
 	b := newBackend(t)
 	f := b.dial()
-	f.SetFeatures(^uint64(0))
+	f.SetFeatures(^vhostuser.FeatureRingPacked)
 	f.Barrier()
 	b.expect("attach", "negotiated") // the device would have recorded others
+	// Whoever lays rings out in another way cannot be served.
+	f.SetFeatures(^uint64(0))
+	f.WaitClosed()
+	b.endsWith(vhostuser.EndProtocol)
 }
 
 // Rings that were laid out with other features cannot go on.
@@ -25,7 +29,9 @@ func TestFeaturesChangeWhileRunning(t *testing.T) {
 	const all = offered | vhostuser.FeatureProtocolFeatures
 	f.SetFeatures(all)
 	b.expect()
-	f.SetFeatures(all | 1<<26) // dirty logging, which is not offered
+	f.SetFeatures(all | vhostuser.FeatureLogAll) // begins a migration
+	b.expect()
+	f.SetFeatures(all)
 	b.expect()
 	f.SetFeatures(all &^ vhostuser.FeatureEventIdx)
 	b.expect("stop 0", "stop 1", "stop 2", "reset", "negotiated", "start 0", "start 1", "start 2")
@@ -55,6 +61,12 @@ func TestFeatureGates(t *testing.T) {
 		{"rem", vhostuser.MsgRemMemReg, make([]byte, 40), nil},
 		{"reset", vhostuser.MsgResetDevice, nil, nil},
 		{"backend req", vhostuser.MsgSetBackendReqFd, nil, []int{0}},
+		{"log base", vhostuser.MsgSetLogBase, make([]byte, 16), []int{0}},
+		{"log base of a number", vhostuser.MsgSetLogBase, make([]byte, 8), nil},
+		{"log fd", vhostuser.MsgSetLogFd, nil, []int{0}},
+		{"device state", vhostuser.MsgSetDeviceStateFd, make([]byte, 8), []int{0}},
+		{"check device state", vhostuser.MsgCheckDeviceState, nil, nil},
+		{"kick", vhostuser.MsgVringKick, make([]byte, 8), nil},
 	} {
 		t.Run(m.name, func(t *testing.T) {
 			b := newBackend(t)

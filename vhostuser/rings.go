@@ -50,21 +50,21 @@ func (s *session) setVringNum(m *message) error {
 }
 
 // setVringAddr serves VHOST_USER_SET_VRING_ADDR. A running ring may be told its
-// own addresses again: dirty logging, which we do not offer, is switched so.
+// own addresses again: that is how logging is switched.
 func (s *session) setVringAddr(m *message) error {
 	addr := ParseVringAddr(m.payload)
 	r, err := s.ring(addr.Index)
 	if err != nil {
 		return err
 	}
-	const flagLog = 1
 	parts := ringParts{Desc: addr.Desc, Avail: addr.Avail, Used: addr.Used}
 	switch {
-	case addr.Flags&^flagLog != 0:
+	case addr.Flags&^VringFlagLog != 0:
 		return errRingFlags
 	case !parts.aligned():
 		return errAlignment
 	case r.running && parts == r.parts:
+		r.log = addr.log()
 		return nil
 	case r.running:
 		return errRunning
@@ -73,7 +73,7 @@ func (s *session) setVringAddr(m *message) error {
 		return errUnmapped
 	}
 	r.forget()
-	r.parts, r.placed = parts, true
+	r.parts, r.placed, r.log = parts, true, addr.log()
 	return nil
 }
 

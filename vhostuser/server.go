@@ -55,7 +55,7 @@ type Server struct {
 
 // limits has each place that a peer can make log.
 type limits struct {
-	accept, candidates, started, ended, refused, masked, config, broken ratelog.Site
+	accept, candidates, started, ended, refused, masked, config, broken, lost, transfer ratelog.Site
 }
 
 // NewServer returns a server that serves nobody yet. It does not become the

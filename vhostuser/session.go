@@ -1,6 +1,7 @@
 package vhostuser
 
 import (
+	"io"
 	"slices"
 
 	"github.com/hashicorp/go-multierror"
@@ -25,8 +26,10 @@ type session struct {
 	negotiated bool   // VHOST_USER_SET_FEATURES came since the last reset
 	rings      []*vring
 	protocol   ProtocolFeatures
-	memory     *guestmem.Table // owned, never nil
+	memory     *guestmem.Table    // owned, never nil
+	dirty      *guestmem.DirtyLog // owned, nil if nothing is to be logged
 	backend    backend
+	transfer   *transfer // the latest whose outcome was not asked for, nil if none
 
 	// used says that a ring has run since the device was last reset, so that a
 	// driver may have state to lose.
@@ -52,8 +55,16 @@ func newSession(server *Server, c *conn, log logrus.FieldLogger) *session {
 	return s
 }
 
-// HandleEvents serves what the frontend has sent.
-func (s *session) HandleEvents(uint32) { s.server.run(s.serve) }
+// HandleEvents serves what the frontend has sent. One that waits for the end of a
+// transfer is not listened to, and can only be gone.
+func (s *session) HandleEvents(events uint32) {
+	s.server.run(func() error {
+		if s.interest == 0 && events&(unix.EPOLLHUP|unix.EPOLLERR) != 0 {
+			return io.EOF
+		}
+		return s.serve()
+	})
+}
 
 // serve handles messages until none is whole. A frontend that does not read its
 // replies is not heard until it has.
@@ -72,6 +83,9 @@ func (s *session) serve() error {
 		}
 		if !whole {
 			break
+		}
+		if s.transferring() && s.conn.request() == MsgCheckDeviceState {
+			return s.listen(0) // until the transfer ends
 		}
 		m := s.conn.take()
 		if err := s.handle(&m); err != nil {
@@ -94,7 +108,12 @@ func (s *session) listen(interest uint32) error {
 // again the frontend may not be told anything unasked. Before any has run a
 // booting guest reads the config space, and has to find it true.
 func (s *session) suspended() bool {
-	return s.used && !slices.ContainsFunc(s.rings, func(r *vring) bool { return r.running })
+	return s.used && !s.running()
+}
+
+// running reports whether the device has any ring.
+func (s *session) running() bool {
+	return slices.ContainsFunc(s.rings, func(r *vring) bool { return r.running })
 }
 
 // stop ends what the session has running: no ring's memory is touched again.
@@ -116,5 +135,9 @@ func (s *session) close() error {
 		r.close()
 	}
 	s.backend.close()
+	if s.transfer != nil {
+		s.transfer.close()
+	}
+	result = multierror.Append(result, s.unlog(s.dirty))
 	return multierror.Append(result, s.memory.Close(), s.conn.close()).ErrorOrNil()
 }

@@ -8,6 +8,7 @@ func (s *session) settle() {
 			r.stop()
 		}
 	}
+	s.relog()
 	if starting := s.starting(); len(starting) > 0 {
 		s.start(starting)
 	}

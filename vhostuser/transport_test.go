@@ -143,11 +143,11 @@ func TestNeedReplyOnMessagesWithAReply(t *testing.T) {
 	b := newBackend(t)
 	f := b.negotiated()
 	f.NeedReply = true
-	if got := f.GetFeatures(); got != offered|vhostuser.FeatureProtocolFeatures {
+	if got := f.GetFeatures(); got != offered|vhostuser.FeatureProtocolFeatures|vhostuser.FeatureLogAll {
 		t.Errorf("features 0x%x", got)
 	}
 	f.Barrier()
-	if got := f.GetProtocolFeatures(); got != 0xa229 {
+	if got := f.GetProtocolFeatures(); got != 0x8a22b {
 		t.Errorf("protocol features %v", got)
 	}
 	f.Barrier()

@@ -17,6 +17,7 @@ type vring struct {
 	size    int       // VHOST_USER_SET_VRING_NUM, 0 before it
 	parts   ringParts // VHOST_USER_SET_VRING_ADDR
 	placed  bool      // that message came
+	log     ringLog   // VHOST_USER_SET_VRING_ADDR
 	base    uint32    // VHOST_USER_SET_VRING_BASE, then the entry after the last one popped
 	started bool      // a kick, or the means to kick, came, and no VHOST_USER_GET_VRING_BASE since
 	patrol  bool      // VHOST_USER_SET_VRING_KICK said that nobody will kick
@@ -27,6 +28,7 @@ type vring struct {
 
 	queue   *virtqueue.Queue // nil until the ring first runs and after forget
 	config  virtqueue.Config // of queue
+	logged  virtqueue.Log    // by queue
 	resumes bool             // queue has run: it goes on when the ring does
 	running bool             // the device has queue
 	ran     bool             // the ring has run in this session
@@ -87,6 +89,23 @@ func (r *vring) open() {
 	queue.OnBroken = r.broken
 	queue.Stats = &s.server.queueStats(r.index).Stats
 	r.queue, r.resumes = queue, false
+	r.logged = virtqueue.Log{}
+	r.relog()
+}
+
+// relog makes the ring's queue, if there is one, log what it is to log now.
+func (r *vring) relog() {
+	s := r.session
+	log := virtqueue.Log{
+		Dirty:    s.dirty,
+		Buffers:  s.features&FeatureLogAll != 0,
+		Used:     r.log.on,
+		UsedAddr: r.log.addr,
+	}
+	if r.queue != nil && log != r.logged {
+		r.queue.SetLog(log)
+		r.logged = log
+	}
 }
 
 // inherited reports whether the ring was in use before the session: it has not
@@ -162,7 +181,7 @@ func (r *vring) forget() {
 // and to tell errors is the frontend's.
 func (r *vring) reset() {
 	r.forget()
-	r.size, r.parts, r.placed, r.base = 0, ringParts{}, false, 0
+	r.size, r.parts, r.placed, r.log, r.base = 0, ringParts{}, false, ringLog{}, 0
 	r.started, r.enabled = false, false
 	r.kick.drop()
 }
