@@ -142,6 +142,19 @@ func (t *Table) GuestAddr(userAddr, n uint64) (guestAddr uint64, ok bool) {
 	return 0, false
 }
 
+// Locate returns the guest address and the length of range i of b, which must
+// have been appended from t and not be skipped to its end.
+func (t *Table) Locate(b *Buffers, i int) (guestAddr, n uint64) {
+	v := view(&b.iov[i])
+	for j := range t.regions {
+		r := &t.regions[j]
+		if off := address(v) - address(r.mem); off < uintptr(len(r.mem)) {
+			return r.GuestAddr + uint64(off), uint64(len(v))
+		}
+	}
+	return 0, 0
+}
+
 // Contains reports whether all n bytes at gpa are guest memory.
 func (t *Table) Contains(gpa, n uint64) bool {
 	for n > 0 {

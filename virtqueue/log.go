@@ -42,39 +42,37 @@ func (q *Queue) logUsed(off, n int) {
 type trail struct {
 	dirty   *guestmem.DirtyLog
 	unknown int    // chains that are out since before the trail began
-	rooms   []room // of the chains that are out, oldest first; each chain ends in a mark
+	rooms   []room // of the chains that are out, oldest first; a mark ends each chain
 	first   int    // the first that was not pushed
 }
 
-// room is a writable buffer, or the mark behind a chain's last one.
+// room is a writable range of guest memory, or a mark.
 type room struct {
-	addr uint64
-	len  uint32
-	end  bool
+	addr, len uint64
+	mark      bool
 }
 
-// add notes a writable buffer of the chain that is being popped.
-func (t *trail) add(addr uint64, n uint32) { t.rooms = append(t.rooms, room{addr: addr, len: n}) }
-
-// end notes that the chain has no more.
-func (t *trail) end() { t.rooms = append(t.rooms, room{end: true}) }
-
-// cut forgets the rooms behind the last mark: the last chain's if that is gone.
-func (t *trail) cut() {
-	for n := len(t.rooms); n > t.first && !t.rooms[n-1].end; n-- {
-		t.rooms = t.rooms[:n-1]
+// pop notes the writable ranges of a chain.
+func (t *trail) pop(mem *guestmem.Table, bufs *guestmem.Buffers, c *Chain) {
+	for i := c.Split; i < c.To; i++ {
+		addr, n := mem.Locate(bufs, i)
+		t.rooms = append(t.rooms, room{addr: addr, len: n})
 	}
+	t.rooms = append(t.rooms, room{mark: true})
 }
 
 // unpop forgets the last n chains.
 func (t *trail) unpop(n int) {
 	for range n {
-		if len(t.rooms) == t.first {
+		last := len(t.rooms) - 1
+		if last < t.first {
 			t.unknown--
 			continue
 		}
-		t.rooms = t.rooms[:len(t.rooms)-1]
-		t.cut()
+		for last > t.first && !t.rooms[last-1].mark {
+			last--
+		}
+		t.rooms = t.rooms[:last]
 	}
 }
 
@@ -89,12 +87,12 @@ func (t *trail) push(written uint32) {
 	for t.first < len(t.rooms) {
 		r := t.rooms[t.first]
 		t.first++
-		if r.end {
+		if r.mark {
 			break
 		}
-		n := min(written, r.len)
-		t.dirty.Mark(r.addr, uint64(n))
-		written -= n
+		n := min(uint64(written), r.len)
+		t.dirty.Mark(r.addr, n)
+		written -= uint32(n)
 	}
 	t.compact()
 }

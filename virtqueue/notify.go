@@ -31,9 +31,13 @@ func (q *Queue) wantsInterrupt(batch uint32) bool {
 	if !q.notified || batch > 0xffff {
 		return true
 	}
-	// used.idx before the driver's wish: it writes its wish, fences, and looks at
-	// used.idx again. One of us sees the other, else a wake-up is lost.
+	// used.idx, or used descriptors, before the driver's wish: it writes its wish,
+	// fences, and looks at them again. One of us sees the other, else a wake-up is
+	// lost.
 	guestmem.Fence()
+	if q.cfg.Packed {
+		return q.wantsInterruptPacked(int(batch))
+	}
 	if q.cfg.EventIdx {
 		return needEvent(q.avail.LoadAcquire16(offRing+availEntry*int(q.size)), uint16(q.published), uint16(q.considered))
 	}
@@ -50,16 +54,20 @@ func (q *Queue) ArmKick() (more bool) {
 	if q.stopped() {
 		return false
 	}
-	if q.cfg.EventIdx {
+	switch {
+	case q.cfg.Packed:
+		q.armPacked()
+	case q.cfg.EventIdx:
 		off := offRing + usedElem*int(q.size)
 		q.used.StoreRelease16(off, q.nextAvail)
 		q.logUsed(off, 2)
-	} else {
+	default:
 		q.used.StoreRelease16(offFlags, 0)
 		q.logUsed(offFlags, 2)
 	}
-	// Our wish before avail.idx: the driver writes avail.idx, fences, and reads
-	// our wish (virtio v1.4 §2.7.10, §2.7.13.4). One of us sees the other.
+	// Our wish before avail.idx, or the next descriptor's flags: the driver writes
+	// these, fences, and reads our wish (virtio v1.4 §2.7.10, §2.7.13.4, §2.8.21.2).
+	// One of us sees the other.
 	guestmem.Fence()
-	return q.refresh()
+	return !q.Empty()
 }

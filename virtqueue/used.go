@@ -6,6 +6,10 @@ func (q *Queue) Push(head uint16, written uint32) {
 	if q.trail != nil {
 		q.trail.push(written)
 	}
+	if q.cfg.Packed {
+		q.pushPacked(head, written)
+		return
+	}
 	if q.mem == nil {
 		q.lead++ // the chain is lost
 		return
@@ -19,6 +23,10 @@ func (q *Queue) Push(head uint16, written uint32) {
 // Publish makes all pushed chains visible to the driver (virtio v1.4 §2.7.8.2:
 // the device MUST set len before updating idx).
 func (q *Queue) Publish() {
+	if q.cfg.Packed {
+		q.publishPacked()
+		return
+	}
 	if q.published == q.pushed || q.mem == nil {
 		return
 	}
