@@ -48,13 +48,14 @@ const (
 	ResetClientGone                    // the host program left before the guest accepted
 	ResetHost                          // the host socket failed
 	ResetShutdown                      // the daemon ends
+	ResetLost                          // the connection ended behind the guest's back
 	resetReasons
 )
 
 // ResetReasons names every ResetReason, in order.
 var ResetReasons = [resetReasons]string{
 	"refused", "denied", "backlog", "limit", "shortage", "own_socket", "orphan", "type", "cid",
-	"duplicate", "violation", "closed", "timeout", "client_gone", "host_error", "shutdown",
+	"duplicate", "violation", "closed", "timeout", "client_gone", "host_error", "shutdown", "lost",
 }
 
 // Handshake is how a host program's CONNECT ended.
@@ -122,6 +123,10 @@ type Stats struct {
 	ReplyStalls  stats.Counter // the tx ring began to wait for replies to leave
 	BufferStalls stats.Counter // the tx ring began to wait at the cap on buffered bytes
 	AcceptStalls stats.Counter // the listener began to wait for a descriptor
+
+	GuestCID        stats.Gauge   // the guest's address in packets
+	PendingCID      stats.Gauge   // a configured address that is not valid yet; else 0
+	TransportResets stats.Counter // events that told a guest to drop its connections
 
 	Buffered       stats.Gauge // bytes of memory that hold payload for host sockets
 	RxQueueDepth   stats.Gauge
