@@ -11,6 +11,9 @@ const (
 	// MaxPayload is the largest payload of one packet in bytes; Linux sends no
 	// more (VIRTIO_VSOCK_MAX_PKT_BUF_SIZE).
 	MaxPayload = 64 << 10
+	// MaxMessage is the longest message in bytes, of either direction: what the
+	// guest may send into our buffer, and what it is sent.
+	MaxMessage = 256 << 10
 	// HostCID is the well-known address of the host (virtio v1.4 §5.10.4).
 	HostCID = 2
 )
@@ -55,6 +58,13 @@ const (
 	ShutdownRcv  uint32 = 1 // the sender will receive no more
 	ShutdownSend uint32 = 2 // the sender will send no more
 	ShutdownBoth        = ShutdownRcv | ShutdownSend
+)
+
+// Flags of RW on a connection of messages (virtio v1.4 §5.10.6.6); on a stream
+// they mean nothing. A record's end, SeqEOR, cannot be told to AF_UNIX.
+const (
+	SeqEOM uint32 = 1 // the message ends with this packet
+	SeqEOR uint32 = 2 // so does the record
 )
 
 // Header is struct virtio_vsock_hdr in host order (virtio v1.4 §5.10.6).
