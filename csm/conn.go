@@ -188,7 +188,7 @@ func (c *Conn) receiveRW(h *Header) Reaction {
 	if c.guestShut&ShutdownSend != 0 || !c.tx.admit(h.Len) {
 		return c.violate()
 	}
-	if h.Type == TypeSeqpacket && !c.tx.admitPiece(h.Len, h.Flags&SeqEOM != 0) {
+	if h.Type == TypeSeqpacket && !c.tx.admitPiece(h.Len, h.EndsMessage()) {
 		return c.violate()
 	}
 	if c.hostShut&ShutdownRcv != 0 {
@@ -397,26 +397,16 @@ func (c *Conn) tellShutdown() {
 	}
 }
 
-// SendRW fills h for an RW packet of n bytes of a stream, n being within RxSpace,
-// and accounts for it.
-func (c *Conn) SendRW(h *Header, n int, hold bool) {
-	c.rx.send(n, true)
-	c.fillRW(h, n, 0, hold)
-}
-
-// SendPiece is SendRW for a message, or for the next piece of one; last tells
-// that the message ends with it. An empty message is one piece of no bytes.
-func (c *Conn) SendPiece(h *Header, n int, last, hold bool) {
-	flags := SeqEOM
-	if !last {
-		flags = 0
+// SendRW fills h, whose type is set, for an RW packet of n bytes, n being within
+// RxSpace, and accounts for it. On a connection of messages last tells that one
+// ends with the packet; an empty message is a packet without bytes.
+func (c *Conn) SendRW(h *Header, n int, last, hold bool) {
+	h.Op, h.Flags, h.Len = OpRW, 0, uint32(n)
+	messages := h.Type == TypeSeqpacket
+	if messages && last {
+		h.Flags = SeqEOM
 	}
-	c.rx.send(n, last)
-	c.fillRW(h, n, flags, hold)
-}
-
-func (c *Conn) fillRW(h *Header, n int, flags uint32, hold bool) {
-	h.Op, h.Flags, h.Len = OpRW, flags, uint32(n)
+	c.rx.send(n, last || !messages)
 	c.fillCredit(h, hold)
 }
 

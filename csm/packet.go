@@ -81,6 +81,9 @@ type Header struct {
 	FwdCnt   uint32
 }
 
+// EndsMessage reports whether an RW packet is the end of a message.
+func (h *Header) EndsMessage() bool { return h.Type == TypeSeqpacket && h.Flags&SeqEOM != 0 }
+
 // Decode reads the wire form. Any 44 bytes decode; meaning is checked elsewhere.
 func (h *Header) Decode(b *[HeaderSize]byte) {
 	le := binary.LittleEndian
