@@ -76,7 +76,7 @@ func (s *messageSock) recv() ([]byte, error) {
 	if controlN > 0 && errors.Is(err, io.EOF) { // Go takes no bytes for the end of file
 		err = nil
 	}
-	return s.buf[:n], err
+	return s.buf[:max(n, 0)], err
 }
 
 func (s *messageSock) want(p []byte) {
@@ -201,4 +201,48 @@ func guestSends(t testing.TB, c *muxertest.Conn, p []byte) {
 	if err := c.WriteMessage(p); err != nil {
 		t.Fatalf("guest sends a message of %d bytes: %v", len(p), err)
 	}
+}
+
+// messageHeader is Driver.Header for a connection of messages.
+func (v *vm) messageHeader(guestPort, hostPort uint32, op csm.Op) csm.Header {
+	h := v.driver.Header(guestPort, hostPort, op)
+	h.Type = csm.TypeSeqpacket
+	return h
+}
+
+// openMessages opens a guest-initiated connection by raw packets and returns the
+// host program's end.
+func (v *vm) openMessages(p *messageProgram, guestPort, hostPort uint32) *messageSock {
+	v.t.Helper()
+	v.driver.Send(v.messageHeader(guestPort, hostPort, csm.OpRequest), nil)
+	v.driver.ExpectFor(guestPort, hostPort, csm.OpResponse)
+	return p.accept()
+}
+
+// sendPiece sends a piece of a message by a raw packet, whatever credit allows.
+func (v *vm) sendPiece(guestPort, hostPort uint32, p []byte, end bool) {
+	v.t.Helper()
+	h := v.messageHeader(guestPort, hostPort, csm.OpRW)
+	if end {
+		h.Flags = csm.SeqEOM
+	}
+	v.driver.Send(h, p)
+}
+
+// messagePair runs a test once over a guest-initiated and once over a
+// host-initiated connection of messages.
+func messagePair(t *testing.T, f func(t *testing.T, v *vm, c *muxertest.Conn, s *messageSock)) {
+	t.Run("guest-initiated", func(t *testing.T) {
+		t.Parallel()
+		v := newVM(t, options{seqpacket: true})
+		p, g := v.listenMessages(52), v.guest()
+		c, s := v.dialMessages(g, p, 52)
+		f(t, v, c, s)
+	})
+	t.Run("host-initiated", func(t *testing.T) {
+		t.Parallel()
+		v := newVM(t, options{seqpacket: true})
+		c, s := v.callMessages(v.guest().ListenSeqpacket(52), 52)
+		f(t, v, c, s)
+	})
 }
