@@ -20,7 +20,7 @@ func startInProcess(t *testing.T) (d *daemon, signals chan os.Signal, result cha
 	}
 	signals, result = make(chan os.Signal), make(chan error, 1)
 	go func() {
-		result <- d.wait(signals)
+		result <- d.wait(signals, nil)
 		log.flush(testLimit)
 	}()
 	return d, signals, result
@@ -41,7 +41,7 @@ func expectEnd(t *testing.T, result chan error, want error) {
 func TestDaemonEndsBySignal(t *testing.T) {
 	d, signals, result := startInProcess(t)
 	// Other names of its sockets, to ask for them when theirs are gone.
-	for _, path := range []string{"s", "u"} {
+	for _, path := range []string{"s", "u", "u_seqpacket"} {
 		if err := os.Link(path, "alias of "+path); err != nil {
 			t.Fatal(err)
 		}
@@ -51,8 +51,8 @@ func TestDaemonEndsBySignal(t *testing.T) {
 	}
 	signals <- unix.SIGTERM
 	expectEnd(t, result, nil)
-	expectFiles(t, "alias of s", "alias of u")
-	for _, path := range []string{"s", "u"} {
+	expectFiles(t, "alias of s", "alias of u", "alias of u_seqpacket")
+	for _, path := range []string{"s", "u", "u_seqpacket"} {
 		if d.own.Owns("alias of " + path) {
 			t.Errorf("%s is still known as the daemon's own", path)
 		}

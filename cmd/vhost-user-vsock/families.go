@@ -33,6 +33,14 @@ var families = []family{
 	counters("resets_total", "RST packets to the guest by reason.",
 		func(s *vmStats, put put) { putAll(put, s.muxer.Resets[:], muxer.ResetReasons[:]) }, "reason"),
 
+	gauges("guest_cid", "The guest's CID: the one in force, and one that waits for the driver to start anew, else 0.",
+		func(s *vmStats, put put) {
+			put(float64(s.muxer.GuestCID.Load()), "active")
+			put(float64(s.muxer.PendingCID.Load()), "pending")
+		}, "state"),
+	counter("transport_resets_total", "Events that told a guest to drop its connections.",
+		func(s *vmStats) *stats.Counter { return &s.muxer.TransportResets }),
+
 	// Packets and bytes: rx is towards the guest, tx comes from it.
 	counters("packets_total", "Packets by direction (rx: to the guest, tx: from it) and operation.",
 		func(s *vmStats, put put) {
@@ -46,12 +54,19 @@ var families = []family{
 			put(float64(s.muxer.RxBytes.Load()), "rx")
 			put(float64(s.muxer.TxBytes.Load()), "tx")
 		}, "direction"),
+	counters("payload_messages_total", "Messages of SEQPACKET connections by direction (rx: to the guest, tx: from it).",
+		func(s *vmStats, put put) {
+			put(float64(s.muxer.RxMessages.Load()), "rx")
+			put(float64(s.muxer.TxMessages.Load()), "tx")
+		}, "direction"),
 	counter("discarded_bytes_total", "Payload from the guest that no host program could take any more.",
 		func(s *vmStats) *stats.Counter { return &s.muxer.Discarded }),
 	counters("dropped_packets_total", "Packets from the guest that went nowhere, by reason.",
 		func(s *vmStats, put put) { putAll(put, s.muxer.Drops[:], muxer.Drops[:]) }, "reason"),
 	gauge("buffered_bytes", "Memory that holds payload for host programs that do not read.",
 		func(s *vmStats) *stats.Gauge { return &s.muxer.Buffered }),
+	gauge("buffered_begun_bytes", "Payload of messages whose end has not come from the guest.",
+		func(s *vmStats) *stats.Gauge { return &s.muxer.BufferedBegun }),
 	constant("buffered_limit_bytes", "Memory that payload for host programs may take.",
 		func(s *vmStats) int64 { return s.maxBuffered }),
 
@@ -134,6 +149,16 @@ var families = []family{
 		func(s *vmStats) *stats.Counter { return &s.vhostuser.SessionsStarted }),
 	counters("sessions_ended_total", "Sessions that ended, by reason.",
 		func(s *vmStats, put put) { putAll(put, s.vhostuser.SessionsEnded[:], vhostuser.EndReasons[:]) }, "reason"),
+	counter("frontend_requests_total", "Messages to frontends that they had not asked for.",
+		func(s *vmStats) *stats.Counter { return &s.vhostuser.BackendRequests }),
+	counters("state_transfers_total", "Transfers of the device's state, by result.",
+		func(s *vmStats, put put) {
+			put(float64(s.vhostuser.StatesSaved.Load()), "saved")
+			put(float64(s.vhostuser.StatesLoaded.Load()), "loaded")
+			put(float64(s.vhostuser.StateErrors.Load()), "failed")
+		}, "result"),
+	counter("log_pages_lost_total", "Pages written for which the frontend's dirty log has no bit.",
+		func(s *vmStats) *stats.Counter { return &s.vhostuser.LogPagesLost }),
 	counter("messages_total", "vhost-user messages handled.",
 		func(s *vmStats) *stats.Counter { return &s.vhostuser.Messages }),
 	counter("malformed_messages_total", "vhost-user messages refused.",
