@@ -47,6 +47,16 @@ func TestInBandRingsAreNotPatrolled(t *testing.T) {
 	if b.untended() {
 		t.Error("the ring is looked at although it can be kicked")
 	}
+	// Stopped, it is forgotten how the ring was kicked.
+	f.SetVringKick(tx, -1)
+	f.SetVringBase(tx, f.GetVringBase(tx))
+	f.SetVringEnable(tx, true)
+	f.Barrier()
+	if b.untended() {
+		t.Error("the ring is looked at although it is kicked by message")
+	}
+	guest.Tx().Interrupts()
+	b.traffic(guest, "kicked by message again")
 }
 
 // UML waits for the acknowledgement of its kick with interrupts off: it does not

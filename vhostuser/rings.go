@@ -90,7 +90,7 @@ func (s *session) setVringBase(m *message) error {
 		return fmt.Errorf("%w: base %d", errNumber, base)
 	}
 	r.forget()
-	r.base, r.literal = base, r.answered
+	r.base.set(base)
 	return nil
 }
 
@@ -103,11 +103,9 @@ func (s *session) getVringBase(m *message) ([]byte, error) {
 	}
 	r.forget()
 	r.started = false
-	r.kick.drop()
+	r.dropKick()
 	r.call.drop()
-	base := r.first()
-	r.answered = s.packed() && base == 0
-	return VringState{Index: uint32(r.index), Num: base}.AppendTo(nil), nil
+	return VringState{Index: uint32(r.index), Num: r.base.answer(s.packed())}.AppendTo(nil), nil
 }
 
 func (s *session) setVringEnable(m *message) error {
