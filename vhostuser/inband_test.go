@@ -55,7 +55,6 @@ func TestInBandRingsAreNotPatrolled(t *testing.T) {
 	if b.untended() {
 		t.Error("the ring is looked at although it is kicked by message")
 	}
-	guest.Tx().Interrupts()
 	b.traffic(guest, "kicked by message again")
 }
 
