@@ -88,6 +88,25 @@ func TestInBandKicksAreAcknowledgedBesideAFullChannel(t *testing.T) {
 	b.traffic(guest, "after it")
 }
 
+// A frontend that declines an interrupt polls, and wants no message instead.
+func TestInBandCallsAreDeclined(t *testing.T) {
+	b := newBackend(t, inBand)
+	f, guest := b.inBandPeer()
+	f.SetVringCall(tx, -1)
+	f.SetVringErr(tx, -1)
+	f.Barrier()
+	guest.Tx().ArmInterrupt()
+	guest.Tx().Add(guest.Memory.Out([]byte("x")))
+	guest.Tx().Publish()
+	guest.Kick(tx)
+	guest.Tx().SetAvailIdx(1000) // breaks the ring
+	guest.Kick(tx)
+	if f.Requested() {
+		request, _ := f.Request()
+		t.Errorf("request %d came", request)
+	}
+}
+
 // QEMU acknowledges the feature and passes descriptors all the same.
 func TestInBandDescriptorsAreUsed(t *testing.T) {
 	b := newBackend(t, inBand)

@@ -103,7 +103,7 @@ func (s *session) getVringBase(m *message) ([]byte, error) {
 	}
 	r.forget()
 	r.started = false
-	r.dropKick()
+	r.kick.drop()
 	r.call.drop()
 	return VringState{Index: uint32(r.index), Num: r.base.answer(s.packed())}.AppendTo(nil), nil
 }

@@ -18,7 +18,6 @@ type vring struct {
 	log     ringLog   // VHOST_USER_SET_VRING_ADDR
 	base    ringBase  // VHOST_USER_SET_VRING_BASE, then where the queue stopped
 	started bool      // a kick, or the means to kick, came, and no VHOST_USER_GET_VRING_BASE since
-	patrol  bool      // VHOST_USER_SET_VRING_KICK said that nobody will kick
 	enabled bool      // VHOST_USER_SET_VRING_ENABLE
 
 	kick, call, fault notifier // VHOST_USER_SET_VRING_KICK, _CALL, _ERR
@@ -29,7 +28,7 @@ type vring struct {
 	logged  virtqueue.Log    // by queue
 	resumes bool             // queue has run: it goes on when the ring does
 	running bool             // the device has queue
-	ran     bool             // the ring has run in this session
+	ran     bool             // the ring has run in this session, with the device's present state
 	left    *position        // where the ring last stopped; nil if there is nothing to go on with
 }
 
@@ -124,22 +123,26 @@ func (r *vring) broken(err error) {
 	if log, ok := s.server.limits.broken.Entry(s.log, s.server.loop.Now()); ok {
 		log.WithError(err).WithField("queue", r.index).WithField("reason", reason.String()).Warn("ring is broken")
 	}
-	switch {
-	case r.fault.present():
-		r.fault.signal()
-	case s.inBand():
+	if r.viaMessage(&r.fault) {
 		s.backend.fault(r.index)
+		return
 	}
+	r.fault.signal()
 }
 
 // interrupt sends the driver a used buffer notification.
 func (r *vring) interrupt() {
-	switch {
-	case r.call.present():
-		r.call.signal()
-	case r.session.inBand():
+	if r.viaMessage(&r.call) {
 		r.session.backend.call(r.index)
+		return
 	}
+	r.call.signal()
+}
+
+// viaMessage reports whether a message does for n: where the frontend has passed
+// no descriptor, and has not said that it does without.
+func (r *vring) viaMessage(n *notifier) bool {
+	return !n.present() && !n.declined && r.session.inBand()
 }
 
 // stop takes the ring back from the device, which serves it to the end first.
@@ -168,13 +171,13 @@ func (r *vring) reset() {
 	r.forget()
 	r.size, r.parts, r.placed, r.log, r.base = 0, ringParts{}, false, ringLog{}, ringBase{}
 	r.started, r.enabled = false, false
-	r.dropKick()
+	r.kick.drop()
 }
 
 // close releases the ring's descriptors.
 // Precondition: the ring is not running.
 func (r *vring) close() {
-	r.dropKick()
+	r.kick.drop()
 	r.call.drop()
 	r.fault.drop()
 }
@@ -193,18 +196,10 @@ func (r *vring) move(table *guestmem.Table) {
 // setKick takes ownership of fd; with -1 nobody kicks.
 func (r *vring) setKick(fd int) {
 	r.unpoll()
-	r.patrol = fd < 0
 	r.kick.set(fd)
 	if r.running {
 		r.poll()
 	}
-}
-
-// dropKick forgets how the ring is kicked.
-// Precondition: the ring is not running.
-func (r *vring) dropKick() {
-	r.kick.drop()
-	r.patrol = false
 }
 
 // HandleEvents serves a kick.
@@ -233,7 +228,7 @@ func (r *vring) poll() {
 // at from time to time: the frontend detached its descriptor, or closed it, and
 // does not send VHOST_USER_VRING_KICK instead.
 func (r *vring) untended() bool {
-	return r.running && !r.polled && (r.patrol || !r.session.inBand()) && r.queue.Broken() == nil
+	return r.running && !r.polled && !r.viaMessage(&r.kick) && r.queue.Broken() == nil
 }
 
 func (r *vring) unpoll() {
