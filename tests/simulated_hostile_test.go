@@ -168,7 +168,7 @@ var hostileMessages = []hostileMessage{
 	{"features: without VERSION_1", nack(vhostuser.MsgSetFeatures, u64(0)), false},
 	{"protocol features: not offered", nack(vhostuser.MsgSetProtocolFeatures, u64(math.MaxUint64)), false},
 	{"protocol features: INBAND alone", nack(vhostuser.MsgSetProtocolFeatures, u64(1<<14)), false},
-	{"log", nack(6, make([]byte, 16), aPage), false},
+	{"log: empty", func(b *board) { b.frontend.Write(raw(vhostuser.MsgSetLogBase, 1, 16, make([]byte, 16)), aPage(b)) }, true},
 	{"config: written", accepted(vhostuser.MsgSetConfig, append(vhostuser.ConfigSpace{Size: 8}.AppendTo(nil), make([]byte, 8)...)), false},
 	{"config: payload missing", nack(vhostuser.MsgSetConfig, vhostuser.ConfigSpace{Size: 8}.AppendTo(nil)), false},
 	{"device state", nack(42, make([]byte, 8), deadPipe), false},

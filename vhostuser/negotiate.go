@@ -55,6 +55,11 @@ func (s *session) setFeatures(m *message) error {
 	return nil
 }
 
+// split and packed report how rings are laid out; neither is known before
+// VHOST_USER_SET_FEATURES.
+func (s *session) split() bool  { return s.negotiated && !s.packed() }
+func (s *session) packed() bool { return s.features&FeatureRingPacked != 0 }
+
 func (s *session) getProtocolFeatures(*message) ([]byte, error) {
 	return u64Payload(uint64(s.server.protocol)), nil
 }
@@ -96,7 +101,7 @@ func (s *session) setBackendReqFd(m *message) error {
 	}
 	s.backend.set(m.takeFd())
 	for _, r := range s.rings {
-		if r.running && !r.call.present() {
+		if r.running && r.viaMessage(&r.call) {
 			r.interrupt() // what went into a former channel may be lost
 		}
 	}

@@ -1,8 +1,6 @@
 package vhostuser
 
 import (
-	"encoding/binary"
-
 	"golang.org/x/sys/unix"
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/guestmem"
@@ -18,9 +16,8 @@ type vring struct {
 	parts   ringParts // VHOST_USER_SET_VRING_ADDR
 	placed  bool      // that message came
 	log     ringLog   // VHOST_USER_SET_VRING_ADDR
-	base    uint32    // VHOST_USER_SET_VRING_BASE, then the entry after the last one popped
+	base    ringBase  // VHOST_USER_SET_VRING_BASE, then where the queue stopped
 	started bool      // a kick, or the means to kick, came, and no VHOST_USER_GET_VRING_BASE since
-	patrol  bool      // VHOST_USER_SET_VRING_KICK said that nobody will kick
 	enabled bool      // VHOST_USER_SET_VRING_ENABLE
 
 	kick, call, fault notifier // VHOST_USER_SET_VRING_KICK, _CALL, _ERR
@@ -31,17 +28,8 @@ type vring struct {
 	logged  virtqueue.Log    // by queue
 	resumes bool             // queue has run: it goes on when the ring does
 	running bool             // the device has queue
-	ran     bool             // the ring has run in this session
+	ran     bool             // the ring has run in this session, with the device's present state
 	left    *position        // where the ring last stopped; nil if there is nothing to go on with
-}
-
-// position is where a ring stands. A driver that goes on after a pause finds its
-// ring as it left it; one that began anew does not.
-type position struct {
-	size  int
-	parts ringParts
-	base  uint32
-	used  uint16
 }
 
 func newVring(s *session, index int) *vring {
@@ -49,9 +37,11 @@ func newVring(s *session, index int) *vring {
 	return &vring{session: s, index: index, kick: none, call: none, fault: none}
 }
 
+func (r *vring) shape() shape { return shape{r.size, r.session.packed()} }
+
 // layout returns what the ring's queue is to be made of.
 func (r *vring) layout(memory *guestmem.Table) (cfg virtqueue.Config, ok bool) {
-	cfg, ok = r.parts.translate(memory, r.size)
+	cfg, ok = r.parts.translate(memory, r.shape())
 	cfg.EventIdx = r.session.features&FeatureEventIdx != 0
 	cfg.Indirect = r.session.features&FeatureIndirectDesc != 0
 	return cfg, ok
@@ -79,7 +69,7 @@ func (r *vring) open() {
 	}
 	s := r.session
 	r.config, _ = r.layout(s.memory)
-	queue, err := virtqueue.New(s.memory, r.config, r.base)
+	queue, err := virtqueue.New(s.memory, r.config, r.base.first(r.config.Packed))
 	if err != nil {
 		r.started = false
 		r.broken(err)
@@ -108,12 +98,6 @@ func (r *vring) relog() {
 	}
 }
 
-// inherited reports whether the ring was in use before the session: it has not
-// run yet, and its queue is not where a driver begins.
-func (r *vring) inherited() bool {
-	return r.queue != nil && !r.ran && (r.queue.Base() != 0 || r.queue.UsedIdx() != 0)
-}
-
 // start hands the ring to the device, if open was able to make its queue.
 func (r *vring) start() {
 	if r.queue == nil {
@@ -139,22 +123,26 @@ func (r *vring) broken(err error) {
 	if log, ok := s.server.limits.broken.Entry(s.log, s.server.loop.Now()); ok {
 		log.WithError(err).WithField("queue", r.index).WithField("reason", reason.String()).Warn("ring is broken")
 	}
-	switch {
-	case r.fault.present():
-		r.fault.signal()
-	case s.inBand():
+	if r.viaMessage(&r.fault) {
 		s.backend.fault(r.index)
+		return
 	}
+	r.fault.signal()
 }
 
 // interrupt sends the driver a used buffer notification.
 func (r *vring) interrupt() {
-	switch {
-	case r.call.present():
-		r.call.signal()
-	case r.session.inBand():
+	if r.viaMessage(&r.call) {
 		r.session.backend.call(r.index)
+		return
 	}
+	r.call.signal()
+}
+
+// viaMessage reports whether a message does for n: where the frontend has passed
+// no descriptor, and has not said that it does without.
+func (r *vring) viaMessage(n *notifier) bool {
+	return !n.present() && !n.declined && r.session.inBand()
 }
 
 // stop takes the ring back from the device, which serves it to the end first.
@@ -165,8 +153,8 @@ func (r *vring) stop() {
 	r.unpoll()
 	r.session.server.device.StopQueue(r.index)
 	r.session.backend.forget(r.index)
-	r.base = r.queue.Base()
-	r.left = &position{size: r.size, parts: r.parts, base: r.base, used: r.queue.UsedIdx()}
+	r.left = r.position()
+	r.base.stop(r.left.base)
 }
 
 // forget stops the ring and drops its queue: it will start from its base.
@@ -181,7 +169,7 @@ func (r *vring) forget() {
 // and to tell errors is the frontend's.
 func (r *vring) reset() {
 	r.forget()
-	r.size, r.parts, r.placed, r.log, r.base = 0, ringParts{}, false, ringLog{}, 0
+	r.size, r.parts, r.placed, r.log, r.base = 0, ringParts{}, false, ringLog{}, ringBase{}
 	r.started, r.enabled = false, false
 	r.kick.drop()
 }
@@ -205,31 +193,9 @@ func (r *vring) move(table *guestmem.Table) {
 	}
 }
 
-// anew reports whether the driver of a stopped ring has begun from the start:
-// the ring is not what and where it was when it stopped.
-func (r *vring) anew() bool {
-	if r.left == nil {
-		return false
-	}
-	if r.size != r.left.size || r.parts != r.left.parts || r.base != r.left.base {
-		return true
-	}
-	cfg, ok := r.parts.translate(r.session.memory, r.size)
-	if !ok {
-		return false
-	}
-	var used [2]byte
-	const usedIdx = 2 // offset in the used ring, virtio v1.4 §2.7.8
-	if r.session.memory.Read(cfg.Used+usedIdx, used[:]) != nil {
-		return false
-	}
-	return binary.LittleEndian.Uint16(used[:]) != r.left.used
-}
-
 // setKick takes ownership of fd; with -1 nobody kicks.
 func (r *vring) setKick(fd int) {
 	r.unpoll()
-	r.patrol = fd < 0
 	r.kick.set(fd)
 	if r.running {
 		r.poll()
@@ -262,7 +228,7 @@ func (r *vring) poll() {
 // at from time to time: the frontend detached its descriptor, or closed it, and
 // does not send VHOST_USER_VRING_KICK instead.
 func (r *vring) untended() bool {
-	return r.running && !r.polled && (r.patrol || !r.session.inBand()) && r.queue.Broken() == nil
+	return r.running && !r.polled && !r.viaMessage(&r.kick) && r.queue.Broken() == nil
 }
 
 func (r *vring) unpoll() {
