@@ -17,7 +17,7 @@ var calls = []string{
 	"getpeername", "getsockname", "getsockopt", "setsockopt",
 
 	// Files: their sockets', guest memory's, what metrics are read from.
-	"openat", "close", "fcntl", "flock", "fstat", "fstatfs", "getdents64", "lseek", "pread64", "readlinkat",
+	"openat", "close", "fcntl", "flock", "fstat", "fstatfs", "statfs", "getdents64", "lseek", "pread64", "readlinkat",
 	"fchmod", "fchmodat", "fchownat", "renameat2", "unlinkat",
 
 	// Memory; mmap and mprotect are below.

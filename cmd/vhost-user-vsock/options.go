@@ -114,6 +114,13 @@ var groups = []group{
 			set:  func(c *config, v string) (err error) { c.metricsAddr, err = parseMetricsAddr(v); return err },
 		},
 	}},
+	{"Privileges", []option{
+		{
+			name: "sandbox", arg: "on|off|require", def: "on",
+			help: "Once started, use no files but sockets beside PATH and the frontend's, and no system calls but those needed: as far as the kernel can see to it, not at all, or wholly (Linux 6.12) or not start. Capabilities are given up in any case.",
+			set:  func(c *config, v string) (err error) { c.sandbox, err = parseSandbox(v); return err },
+		},
+	}},
 }
 
 // request is what the command line asks the program to do.
