@@ -39,6 +39,11 @@ func TestSocketFilesComeAndGo(t *testing.T) {
 		leaveStale(stale)
 		enter(t, sandbox.Require)
 
+		if dir, err := os.Open(socketsDir); err != nil { // hostsock locks it, where it can
+			t.Error(err)
+		} else {
+			dir.Close()
+		}
 		for _, path := range []string{socketsDir + "/new", stale} {
 			l, err := hostsock.Listen(path, options)
 			if err != nil {
