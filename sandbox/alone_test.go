@@ -7,6 +7,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	ll "github.com/landlock-lsm/go-landlock/landlock/syscall"
 )
 
 const (
@@ -26,6 +28,27 @@ const (
 	otherDir   = "other"
 	fileName   = "file"
 )
+
+// wholeABI is the version of Landlock that a whole sandbox takes.
+const wholeABI = 6
+
+// landlockABI is the kernel's version of Landlock, 0 if it has none. From
+// inside it cannot be asked for.
+var landlockABI = func() int {
+	abi, err := ll.LandlockGetABIVersion()
+	if err != nil {
+		return 0
+	}
+	return abi
+}()
+
+// needLandlock skips a test that the kernel is too old for.
+func needLandlock(t *testing.T, abi int) {
+	t.Helper()
+	if landlockABI < abi {
+		t.Skipf("Landlock has ABI %d here; this is of ABI %d", landlockABI, abi)
+	}
+}
 
 // alone runs body in processes of its own, for nobody comes back out of a
 // sandbox: as the user who runs the tests and, if that is root, as nobody.

@@ -13,10 +13,13 @@ import (
 	"github.com/vhost-user-vsock/vhost-user-vsock/sandbox"
 )
 
+// paths are the place of a process that runs alone.
+var paths = sandbox.Paths{Sockets: []string{socketsDir}, Files: []string{filesDir}}
+
 // enter confines the process to its place.
-func enter(t *testing.T, mode sandbox.Mode) sandbox.State {
+func enter(t *testing.T) sandbox.State {
 	t.Helper()
-	state, err := sandbox.Enter(mode, sandbox.Paths{Sockets: []string{socketsDir}, Files: []string{filesDir}})
+	state, err := sandbox.Enter(sandbox.On, paths)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,17 +39,30 @@ func TestEnterTellsWhatIsInForce(t *testing.T) {
 		if os.Getuid() == 0 {
 			left = "cap_chown,cap_dac_override,cap_fowner=ep"
 		}
-		want := sandbox.State{Capabilities: left, Landlock: true, Seccomp: true}
-		if got := enter(t, sandbox.Require); got != want {
+		got := enter(t)
+		if whole := landlockABI >= wholeABI; whole != (got.Missing == nil) {
+			t.Errorf("missing: %v", got.Missing)
+		}
+		got.Missing = nil
+		if want := (sandbox.State{Capabilities: left, Landlock: landlockABI > 0, Seccomp: true}); got != want {
 			t.Errorf("got %+v, want %+v", got, want)
+		}
+	})
+}
+
+func TestRequireIsAnErrorOnlyWhereSomethingIsMissing(t *testing.T) {
+	alone(t, func(t *testing.T) {
+		if _, err := sandbox.Enter(sandbox.Require, paths); (err == nil) != (landlockABI >= wholeABI) {
+			t.Errorf("error %v", err)
 		}
 	})
 }
 
 func TestOffLeavesFilesAndCallsAlone(t *testing.T) {
 	alone(t, func(t *testing.T) {
-		if got := enter(t, sandbox.Off); got.Landlock || got.Seccomp || got.Missing != nil {
-			t.Errorf("got %+v", got)
+		got, err := sandbox.Enter(sandbox.Off, paths)
+		if err != nil || got.Landlock || got.Seccomp || got.Missing != nil {
+			t.Errorf("got %+v, error %v", got, err)
 		}
 		if _, err := os.ReadFile(otherDir + "/" + fileName); err != nil {
 			t.Error(err)
@@ -87,9 +103,10 @@ func TestKernelWithoutLandlock(t *testing.T) {
 }
 
 func TestKernelWithoutSeccomp(t *testing.T) {
+	needLandlock(t, 1)
 	alone(t, func(t *testing.T) {
 		forbid(t, "seccomp")
-		got := enter(t, sandbox.On)
+		got := enter(t)
 		if !got.Landlock || got.Seccomp || got.Missing == nil || !strings.Contains(got.Missing.Error(), "seccomp: ") {
 			t.Errorf("got %+v, want Landlock alone", got)
 		}
@@ -100,7 +117,7 @@ func TestKernelWithNothing(t *testing.T) {
 	alone(t, func(t *testing.T) {
 		forbid(t, "landlock_create_ruleset")
 		forbid(t, "seccomp")
-		got := enter(t, sandbox.On)
+		got := enter(t)
 		if got.Landlock || got.Seccomp || got.Missing == nil || strings.Contains(got.Missing.Error(), "\n") {
 			t.Errorf("got %+v, want nothing in force and why in one line", got)
 		}
@@ -127,7 +144,7 @@ func TestThreadThatCannotBeConfined(t *testing.T) {
 		if err := <-ready; err != nil {
 			t.Fatal(err)
 		}
-		got := enter(t, sandbox.On)
+		got := enter(t)
 		if got.Seccomp || !errors.Is(got.Missing, unix.ESRCH) {
 			t.Errorf("got %+v, want no filter and ESRCH", got)
 		}
@@ -135,6 +152,7 @@ func TestThreadThatCannotBeConfined(t *testing.T) {
 }
 
 func TestMissingDirectoryIsAnError(t *testing.T) {
+	needLandlock(t, 1)
 	alone(t, func(t *testing.T) {
 		_, err := sandbox.Enter(sandbox.On, sandbox.Paths{Sockets: []string{"gone"}})
 		expectErrno(t, err, unix.ENOENT)
