@@ -117,7 +117,7 @@ var groups = []group{
 	{"Privileges", []option{
 		{
 			name: "sandbox", arg: "on|off|require", def: "on",
-			help: "Once started, use no files but sockets beside PATH and the frontend's, and no system calls but those needed: as far as the kernel can see to it, not at all, or wholly (Linux 6.12) or not start. Capabilities are given up in any case.",
+			help: "Once started, give up files outside the directories of the options, and system calls that are not needed: on, as far as the kernel has means to; require, all of it (Linux 6.12) or do not start. Capabilities that are not needed are given up in any case.",
 			set:  func(c *config, v string) (err error) { c.sandbox, err = parseSandbox(v); return err },
 		},
 	}},
