@@ -23,6 +23,7 @@ var imports = map[string][]string{
 	"rxq":       nil,
 	"killq":     nil,
 	"hostsock":  nil,
+	"sandbox":   nil,
 	"guestmem":  nil,
 	"virtqueue": {"guestmem", "stats"},
 	"csm":       {"guestmem"},

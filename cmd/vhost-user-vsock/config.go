@@ -8,6 +8,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/muxer"
+	"github.com/vhost-user-vsock/vhost-user-vsock/sandbox"
 )
 
 // config is a command line that was found good. Making one has no side effect.
@@ -30,6 +31,8 @@ type config struct {
 	logLevel    logrus.Level
 	logFormat   logFormat
 	metricsAddr string // empty: no metrics
+
+	sandbox sandbox.Mode
 }
 
 // frontend is how a VM's frontends come.

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/muxer"
+	"github.com/vhost-user-vsock/vhost-user-vsock/sandbox"
 )
 
 // inTempDir makes a fresh directory the working directory and returns it.
@@ -61,7 +62,7 @@ func TestConfigTakesEveryFlag(t *testing.T) {
 	got := mustParse(t, "-socket-path=s", "--uds-path=u", "--guest-cid", "4294967294",
 		"--packed", "--inband-notifications=true", "--socket-mode", "660", "--socket-owner", "12:34", "--uds-mode", "0777", "--uds-owner", "56",
 		"--ok-port", "guest", "--max-connections", "7", "--max-buffered", "1GiB",
-		"--log-level", "debug", "--log-format", "json", "--metrics-addr", "[::1]:9101")
+		"--log-level", "debug", "--log-format", "json", "--metrics-addr", "[::1]:9101", "--sandbox", "require")
 	want := config{
 		frontend:       socketFile,
 		socket:         "s",
@@ -78,6 +79,7 @@ func TestConfigTakesEveryFlag(t *testing.T) {
 		logLevel:       logrus.DebugLevel,
 		logFormat:      logJSON,
 		metricsAddr:    "[::1]:9101",
+		sandbox:        sandbox.Require,
 	}
 	if got != want {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -191,6 +193,7 @@ var usageErrors = []struct {
 	{"group alone", []string{"--uds-owner", ":0"}, "--uds-owner", ":0"},
 	{"user number that means unchanged", []string{"--uds-owner", "4294967295"}, "--uds-owner", "4294967295"},
 	{"log level", []string{"--log-level", "loud"}, "--log-level", "loud"},
+	{"sandbox", []string{"--sandbox", "yes"}, "--sandbox", "yes"},
 	{"log format", []string{"--log-format", "xml"}, "--log-format", "xml"},
 	{"address without port", []string{"--metrics-addr", "127.0.0.1"}, "--metrics-addr", "127.0.0.1"},
 	{"address with a long port", []string{"--metrics-addr", "127.0.0.1:65536"}, "--metrics-addr", "65536"},

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/signal"
 	"sync"
@@ -40,14 +41,19 @@ func serve(cfg config, log *logging) error {
 	defer signal.Stop(reloads)
 
 	d := &daemon{log: log, ended: make(chan struct{})}
-	if err := d.start(cfg); err != nil {
+	if err := d.open(cfg); err != nil {
 		return gather(err, d.close(context.Background()))
 	}
+	if err := confine(cfg, d.log); err != nil {
+		return gather(fmt.Errorf("--sandbox: %w", err), d.close(context.Background()))
+	}
+	d.start(cfg)
 	return d.wait(signals, reloads)
 }
 
-// start brings up what cfg asks for; after an error, the rest is left to close.
-func (d *daemon) start(cfg config) (err error) {
+// open makes what cfg asks for, with every socket; after an error, the rest is
+// left to close.
+func (d *daemon) open(cfg config) (err error) {
 	const vms = 1 // what one command line describes
 	files, err := raiseFileLimit()
 	if err != nil {
@@ -72,13 +78,20 @@ func (d *daemon) start(cfg config) (err error) {
 		return err
 	}
 	d.vms = append(d.vms, v)
+	return nil
+}
+
+// start serves what open made.
+func (d *daemon) start(cfg config) {
+	for _, v := range d.vms {
+		v.start()
+	}
 	ready := d.log.WithFields(cfg.fields()).WithField("version", versionName())
 	if d.http != nil {
 		d.http.start(newMetrics(d.vms, d.log.linesLost), healthHandler(d.vms), d.log)
 		ready = ready.WithField("metrics_addr", d.http.listener.Addr().String()) // port 0 is a number now
 	}
 	ready.Info("ready")
-	return nil
 }
 
 // wait returns when everything has ended. One of signals bounds the time for

@@ -15,9 +15,11 @@ func startInProcess(t *testing.T) (d *daemon, signals chan os.Signal, result cha
 	inTempDir(t)
 	log := newLogging(new(lockedBuffer), 0, logText)
 	d = &daemon{log: log, ended: make(chan struct{})}
-	if err := d.start(mustParse(t, "--socket", "s", "--uds-path", "u", "--metrics-addr", "127.0.0.1:0")); err != nil {
+	cfg := mustParse(t, "--socket", "s", "--uds-path", "u", "--metrics-addr", "127.0.0.1:0")
+	if err := d.open(cfg); err != nil {
 		t.Fatal(err)
 	}
+	d.start(cfg) // not confined: that would hold for all tests
 	signals, result = make(chan os.Signal), make(chan error, 1)
 	go func() {
 		result <- d.wait(signals, nil)

@@ -14,6 +14,11 @@ const asDaemon = "VHOST_USER_VSOCK_TEST_AS_DAEMON"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asDaemon) != "" {
+		if os.Getenv(withoutLandlock) != "" {
+			if err := forbidLandlock(); err != nil {
+				panic(err)
+			}
+		}
 		main()
 	}
 	files, goroutines := openFiles(), runtime.NumGoroutine()

@@ -124,6 +124,13 @@ var groups = []group{
 			set:  func(c *config, v string) (err error) { c.metricsAddr, err = parseMetricsAddr(v); return err },
 		},
 	}},
+	{"Privileges", []option{
+		{
+			name: "sandbox", arg: "on|off|require", def: "on",
+			help: "Once started, give up files outside the directories of the options, and system calls that are not needed: on, as far as the kernel has means to; require, all of it (Linux 6.12) or do not start. Capabilities that are not needed are given up in any case.",
+			set:  func(c *config, v string) (err error) { c.sandbox, err = parseSandbox(v); return err },
+		},
+	}},
 }
 
 // request is what the command line asks the program to do.

@@ -13,6 +13,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/muxer"
+	"github.com/vhost-user-vsock/vhost-user-vsock/sandbox"
 )
 
 // The parsers of option values. Their errors say what is wrong and what to
@@ -189,4 +190,17 @@ func parseOKPort(s string) (muxer.OKPort, error) {
 		return muxer.OKGuest, nil
 	}
 	return 0, errors.New("not a choice; give short, host or guest")
+}
+
+// parseSandbox reads how much of the sandbox there must be.
+func parseSandbox(s string) (sandbox.Mode, error) {
+	switch s {
+	case "on":
+		return sandbox.On, nil
+	case "off":
+		return sandbox.Off, nil
+	case "require":
+		return sandbox.Require, nil
+	}
+	return 0, errors.New("not a choice; give on, off or require")
 }

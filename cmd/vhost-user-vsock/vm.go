@@ -39,9 +39,11 @@ type vm struct {
 	known []string             // the paths it added to own
 	own   *hostsock.Registry   // of the whole program
 
-	probe probe
-	done  chan struct{} // closed when the loop's goroutine has ended
-	err   error         // what it ended with; to be read once done is closed
+	probe   probe
+	ended   func()        // called by the loop's goroutine when it is over
+	started bool          // the loop has a goroutine
+	done    chan struct{} // closed when that has ended
+	err     error         // what it ended with; to be read once done is closed
 }
 
 // vmStats is what a VM's metrics are made of.
@@ -52,28 +54,34 @@ type vmStats struct {
 	maxBuffered    int64
 }
 
-// newVM makes the sockets of a VM and serves them until shutdown. ended is
-// called, on a goroutine of the VM, when it has nothing more to do: the session
-// of a connected --fd is over, or the loop failed.
+// newVM makes the sockets of a VM. From start on they are served until
+// shutdown. ended is called, on a goroutine of the VM, when it has nothing more
+// to do: the session of a connected --fd is over, or the loop failed.
 func newVM(cfg config, maxConnections int, own *hostsock.Registry, log logrus.FieldLogger, ended func()) (*vm, error) {
 	v := &vm{
-		name: fmt.Sprintf("cid%d", cfg.guestCID.cid),
-		cid:  cfg.guestCID,
-		own:  own,
-		done: make(chan struct{}),
+		name:  fmt.Sprintf("cid%d", cfg.guestCID.cid),
+		cid:   cfg.guestCID,
+		own:   own,
+		ended: ended,
+		done:  make(chan struct{}),
 	}
 	v.log = log.WithField("vm", v.name)
 	v.stats.maxConnections, v.stats.maxBuffered = maxConnections, cfg.maxBuffered
-	if err := v.build(cfg, v.log, ended); err != nil {
+	if err := v.build(cfg, v.log); err != nil {
 		return nil, gather(err, v.unlink(), v.release())
 	}
-	go v.run(ended)
 	return v, nil
+}
+
+// start serves the VM.
+func (v *vm) start() {
+	v.started = true
+	go v.run()
 }
 
 // build makes the parts. After an error those made so far are left to the
 // caller.
-func (v *vm) build(cfg config, log logrus.FieldLogger, ended func()) (err error) {
+func (v *vm) build(cfg config, log logrus.FieldLogger) (err error) {
 	if v.loop, err = eventloop.New(); err != nil {
 		return fmt.Errorf("event loop: %w", err)
 	}
@@ -101,7 +109,7 @@ func (v *vm) build(cfg config, log logrus.FieldLogger, ended func()) (err error)
 		InBand:     cfg.inBand,
 		OnSessionEnd: func(error) {
 			if cfg.frontend == connectedFD {
-				ended()
+				v.ended()
 			}
 		},
 	})
@@ -157,9 +165,9 @@ func (v *vm) claim(path string) error {
 
 // run is the VM's goroutine. What the loop owned is released on it, too: a
 // session that ends serves its rings once more.
-func (v *vm) run(ended func()) {
+func (v *vm) run() {
 	defer close(v.done)
-	defer ended()
+	defer v.ended()
 	failed := v.loop.Run()
 	v.err = gather(failed, v.release())
 }
@@ -190,6 +198,9 @@ func (v *vm) reload() {
 // are theirs and end of file. It waits for those bytes until ctx is done.
 func (v *vm) shutdown(ctx context.Context) error {
 	unlinked := v.unlink()
+	if !v.started {
+		return gather(unlinked, v.release())
+	}
 	served := make(chan struct{})
 	v.loop.Do(func() { v.muxer.Shutdown(func() { close(served) }) })
 	select {

@@ -1,0 +1,8 @@
+package sandbox
+
+var (
+	Calls        = calls
+	MachineCalls = machineCalls
+	Conditions   = conditions
+	Policies     = policies
+)
