@@ -61,7 +61,8 @@ func (b *backend) close() {
 // configChanged sends VHOST_USER_BACKEND_CONFIG_CHANGE_MSG. A frontend without a
 // channel asks when it wants to know.
 func (b *backend) configChanged() {
-	if b.fd >= 0 && b.session.protocol&ProtocolConfig != 0 {
+	const needs = ProtocolBackendReq | ProtocolConfig
+	if b.fd >= 0 && b.session.protocol&needs == needs {
 		b.config = true
 		b.flush()
 	}

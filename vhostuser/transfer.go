@@ -68,7 +68,7 @@ func (s *session) beginTransfer(m *message) error {
 	case s.transferring():
 		return errTransferRunning
 	}
-	if err := s.notifies(m.fds[0]); err != nil {
+	if err := s.pollable(m.fds[0]); err != nil {
 		return err
 	}
 	t := &transfer{
