@@ -185,7 +185,7 @@ func (s *session) loadState(state []byte) error {
 	if err := s.server.device.LoadState(state); err != nil {
 		return err
 	}
-	s.used, s.inherited = true, false
+	s.used = true
 	for _, r := range s.rings {
 		r.forget()
 		r.left, r.ran = nil, false
