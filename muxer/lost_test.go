@@ -172,8 +172,8 @@ func TestDriverSpeaksOfLostConnections(t *testing.T) {
 	d.Add(d.Header(1000, 52, csm.OpRequest), nil)
 	d.Add(d.Header(1001, 52, csm.OpRST), nil)
 	d.Add(d.Header(1002, 52, csm.OpRW), []byte("x"))
-	v.newSession()
 	d.Kick()
+	v.newSession()
 	d.ExpectFor(1002, 52, csm.OpRST) // at once
 	d.ExpectFor(1003, 52, csm.OpRST)
 	d.ExpectFor(1000, 52, csm.OpResponse)
