@@ -120,7 +120,7 @@ func TestShortMemoryDoesNotStopAMessage(t *testing.T) {
 	if held := v.stats.Buffered.Load(); held < 1<<19 {
 		t.Fatalf("%d bytes held: memory is not short", held)
 	}
-	message := pattern(csm.MaxMessage)
+	message := pattern(150 << 10)
 	done := make(chan error, 1)
 	const n = 10
 	go func() {
@@ -132,6 +132,9 @@ func TestShortMemoryDoesNotStopAMessage(t *testing.T) {
 		}
 		done <- err
 	}()
+	v.eventually("a message has begun, and no credit is left for its end", func() bool {
+		return v.stats.BufferedBegun.Load() > 100<<10
+	})
 	for range n {
 		s.want(message)
 	}
