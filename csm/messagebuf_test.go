@@ -219,6 +219,25 @@ func FuzzMessageBuf(f *testing.F) {
 	})
 }
 
+// A chunk that held nothing but the beginning of a message goes with the last of
+// the whole ones.
+func TestMessageBufKeepsNoEmptyChunk(t *testing.T) {
+	guest, host := newGuestMemory(t), newMessageSocket(t, 1<<20)
+	var pool csm.Pool
+	var buf csm.MessageBuf
+	from, to := guest.put(0, make([]byte, csm.ChunkSize-4), 40000) // with its length a chunk
+	buf.AppendFrom(&pool, &guest.bufs, from, to, true)
+	from, to = guest.put(0, make([]byte, 10), 10)
+	buf.AppendFrom(&pool, &guest.bufs, from, to, false)
+	if held := pool.Held(); held != 2*csm.ChunkSize {
+		t.Fatalf("%d bytes held: this test tests nothing", held)
+	}
+	buf.DropBegun(&pool)
+	if _, err := buf.WriteTo(&pool, host.ours); err != nil || pool.Held() != 0 {
+		t.Fatalf("%v, %d bytes held", err, pool.Held())
+	}
+}
+
 // A message longer than its socket takes is the owner's to give up.
 func TestMessageBufTooLongForItsSocket(t *testing.T) {
 	guest, host := newGuestMemory(t), newMessageSocket(t, 4096)

@@ -93,6 +93,24 @@ func TestHostClosesOverMessagesOfTheGuest(t *testing.T) {
 	})
 }
 
+// So they do in the middle of a message.
+func TestHostClosesInTheMiddleOfItsMessage(t *testing.T) {
+	t.Parallel()
+	messagePair(t, func(t *testing.T, v *vm, c *muxertest.Conn, s *messageSock) {
+		guestSends(t, c, []byte("never read"))
+		first, second := pattern(200<<10), pattern(csm.MaxMessage)
+		s.send(first)
+		s.send(second)
+		v.eventually("the guest's buffer is full", func() bool { return c.Unread() == csm.MaxMessage })
+		s.Close()
+		wantGuestMessage(t, c, first)
+		wantGuestMessage(t, c, second)
+		wantGuestMessageEOF(t, c)
+		c.Close()
+		v.idle()
+	})
+}
+
 // A message that the guest began and will not end is dropped, for a message is
 // whole or none. The whole ones before it are not.
 func TestMessageWithoutEnd(t *testing.T) {
