@@ -226,17 +226,12 @@ func (f *messages) sendEmpty() (packets int) {
 }
 
 // peek returns the size of the next message, or without one EAGAIN or end of file.
-// ECONNRESET is told once, in front of the messages that were sent before it.
 func (f *messages) peek() (size int, message bool, err error) {
-	for {
-		size, message, err = f.c.m.rxBufs.PeekFrom(f.c.fd, 0, 0)
-		if errno(err) != unix.ECONNRESET {
-			return size, message, err
-		}
-	}
+	return f.c.m.rxBufs.PeekFrom(f.c.fd, 0, 0)
 }
 
-// discard takes a message off the socket; errors are as for peek.
+// discard takes a message off the socket that was seen to be there. ECONNRESET may
+// have come since: it is told once, in front of the messages that were sent before.
 func (f *messages) discard() error {
 	for {
 		_, _, err := f.c.m.rxBufs.ReceiveFrom(f.c.fd, 0, 0)

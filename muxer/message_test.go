@@ -108,6 +108,23 @@ func TestMessageFlowsInPieces(t *testing.T) {
 	})
 }
 
+// An empty message is not overlooked that comes behind one in pieces and has to
+// wait until the guest reads.
+func TestEmptyMessageBehindOneInPieces(t *testing.T) {
+	t.Parallel()
+	v := newVM(t, options{seqpacket: true, driver: muxertest.Options{Buffers: 20}})
+	p, g := v.listenMessages(52), v.guest()
+	c, s := v.dialMessages(g, p, 52)
+	data := pattern(csm.MaxMessage)
+	s.send(data)
+	s.send(nil)
+	s.send([]byte("next"))
+	v.count("stalls", &v.stats.CreditStalls, 1)
+	wantGuestMessage(t, c, data)
+	wantGuestMessage(t, c, nil)
+	wantGuestMessage(t, c, []byte("next"))
+}
+
 // While a guest has few receive buffers a message goes out in pieces, too, and so
 // it does over a pause of the rings.
 func TestPauseInTheMiddleOfAMessage(t *testing.T) {
