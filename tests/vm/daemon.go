@@ -19,6 +19,7 @@ type Daemon struct {
 	UDS     string // --uds-path
 	Metrics string // URL
 
+	args    []string
 	process *process
 }
 
@@ -34,30 +35,40 @@ const (
 // sockets. At the end of the test it must end well by SIGTERM.
 func StartDaemon(t TB, args ...string) *Daemon {
 	t.Helper()
-	program, err := daemonProgram()
-	if err != nil {
-		t.Fatalf("build the daemon: %v", err)
-	}
 	dir, addr := tempDir(t), freeAddr(t)
 	d := &Daemon{
 		Socket:  filepath.Join(dir, "vhost.sock"),
 		UDS:     filepath.Join(dir, "vm.vsock"),
 		Metrics: "http://" + addr + "/metrics",
 	}
-	args = append([]string{
+	d.args = append([]string{
 		"--socket", d.Socket, "--uds-path", d.UDS, "--guest-cid", strconv.Itoa(GuestCID), "--metrics-addr", addr,
 	}, args...)
-	d.process = start(t, "daemon", exec.Command(program, args...))
+	d.start(t)
 	t.Cleanup(func() { d.stop(t) })
-	Eventually(t, startLimit, "the daemon's sockets exist", func() bool {
-		select {
-		case <-d.process.exited:
-			t.Fatalf("the daemon ended: %v\n%s", d.process.err, d.process.out.text())
-		default:
-		}
-		return exists(d.Socket) && exists(d.UDS)
-	})
 	return d
+}
+
+// Restart kills the daemon, which leaves its sockets in the file system, and starts it
+// again with further arguments.
+func (d *Daemon) Restart(t TB, args ...string) {
+	t.Helper()
+	d.process.kill()
+	d.args = append(d.args, args...)
+	d.start(t)
+}
+
+// start starts the daemon and waits until it is ready.
+func (d *Daemon) start(t TB) {
+	t.Helper()
+	program, err := daemonProgram()
+	if err != nil {
+		t.Fatalf("build the daemon: %v", err)
+	}
+	d.process = start(t, "daemon", exec.Command(program, d.args...))
+	if _, ok := d.process.out.await("msg=ready", 1, startLimit); !ok {
+		t.Fatalf("the daemon is not ready:\n%s", d.process.out.text())
+	}
 }
 
 // stop ends the daemon as an operator does; a failed test wants its metrics first.

@@ -35,6 +35,10 @@ func dialQMP(t TB, path string) *qmp {
 	return q
 }
 
+func (q *qmp) pause(t TB)  { t.Helper(); q.execute(t, "stop") }
+func (q *qmp) resume(t TB) { t.Helper(); q.execute(t, "cont") }
+func (q *qmp) reset(t TB)  { t.Helper(); q.execute(t, "system_reset") }
+
 // execute runs a command without arguments and waits for its answer.
 func (q *qmp) execute(t TB, command string) {
 	t.Helper()
