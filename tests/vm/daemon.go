@@ -45,7 +45,6 @@ func StartDaemon(t TB, args ...string) *Daemon {
 		"--socket", d.Socket, "--uds-path", d.UDS, "--guest-cid", strconv.Itoa(GuestCID), "--metrics-addr", addr,
 	}, args...)
 	d.start(t)
-	t.Cleanup(func() { d.stop(t) })
 	return d
 }
 
@@ -65,7 +64,13 @@ func (d *Daemon) start(t TB) {
 	if err != nil {
 		t.Fatalf("build the daemon: %v", err)
 	}
-	d.process = start(t, "daemon", exec.Command(program, d.args...))
+	p := start(t, "daemon", exec.Command(program, d.args...))
+	d.process = p
+	t.Cleanup(func() {
+		if d.process == p { // else Restart killed it
+			d.stop(t)
+		}
+	})
 	if _, ok := d.process.out.await("msg=ready", 1, startLimit); !ok {
 		t.Fatalf("the daemon is not ready:\n%s", d.process.out.text())
 	}

@@ -56,9 +56,9 @@ func (g *Guest) Reset(t TB)    { t.Helper(); g.monitor.reset(t) }
 // follows, with it, on its line.
 func (g *Guest) AwaitLine(t TB, text string, n int) string {
 	t.Helper()
-	line, ok := g.process.out.await(text, n, bootLimit)
+	line, ok := g.process.out.await(text, n, answerLimit)
 	if !ok {
-		t.Fatalf("%s did not print %q %d times", g.process.name, text, n)
+		t.Fatalf("%s did not print %q for the time number %d within %v", g.process.name, text, n, answerLimit)
 	}
 	return line
 }

@@ -13,7 +13,8 @@ type qmp struct {
 	dec  *json.Decoder
 }
 
-// answerLimit bounds the monitor's answers; QEMU starts within it on a busy machine.
+// answerLimit bounds the answers of a monitor and of a guest; QEMU starts within it on a
+// busy machine.
 const answerLimit = 20 * time.Second
 
 func dialQMP(t TB, path string) *qmp {

@@ -1,0 +1,130 @@
+package cloudhypervisor
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"testing"
+
+	"github.com/vhost-user-vsock/vhost-user-vsock/tests/vm"
+)
+
+// Connections can be lost behind the guest's back: when the daemon starts anew under a
+// running machine, and when a machine goes on from a snapshot or in another place. The event ring tells the
+// guest then (virtio v1.4 §5.10.6.7), which drops them; new ones work.
+
+// open makes connections of both kinds, all of which carry bytes.
+func (l lab) open(t *testing.T) []*net.UnixConn {
+	t.Helper()
+	var conns []*net.UnixConn
+	for range 5 {
+		conns = append(conns, l.dial(t, echo), l.dialled(t))
+	}
+	for _, c := range conns {
+		mustPing(t, c)
+	}
+	return conns
+}
+
+// mustHaveLost waits until the guest was told for the n-th time, and holds what it lost
+// and its address then against what they must be.
+func (l lab) mustHaveLost(t *testing.T, n, conns, cid int) {
+	t.Helper()
+	got := l.AwaitLine(t, "guest: transport reset", n)
+	if want := fmt.Sprintf("guest: transport reset, cid %d, %d connections lost", cid, conns); got != want {
+		t.Errorf("the guest says %q, want %q", got, want)
+	}
+}
+
+func TestDaemonRestarts(t *testing.T) {
+	program := cloudHypervisor(t)
+	d := vm.StartDaemon(t)
+	l := lab{d, vm.BootCloudHypervisor(t, d, program).Guest}
+	for n := range 3 {
+		old := l.open(t)
+		l.Restart(t)
+		for _, c := range old {
+			mustEnd(t, c)
+		}
+		l.mustHaveLost(t, n+1, len(old), vm.GuestCID)
+		l.mustWork(t)
+	}
+}
+
+// A snapshot leaves the machine and its connections as they were.
+func TestSnapshotGoesOn(t *testing.T) {
+	program := cloudHypervisor(t)
+	d := vm.StartDaemon(t)
+	c := vm.BootCloudHypervisor(t, d, program)
+	l := lab{d, c.Guest}
+	old := l.open(t)
+	l.Stop(t)
+	c.Snapshot(t, t.TempDir())
+	l.Continue(t)
+	for _, c := range old {
+		mustEcho(t, c, pattern(100_000))
+	}
+	l.mustWork(t)
+}
+
+// A machine is restored from its snapshot twice: by the daemon that served it before,
+// and by a new one, which gives it another address.
+func TestSnapshotRestored(t *testing.T) {
+	const newCID = vm.GuestCID + 1
+	program := cloudHypervisor(t)
+	d := vm.StartDaemon(t)
+	c := vm.BootCloudHypervisor(t, d, program)
+	old := lab{d, c.Guest}.open(t)
+	dir := t.TempDir()
+	c.Stop(t)
+	c.Snapshot(t, dir)
+	c.Kill()
+	for _, c := range old {
+		mustEnd(t, c)
+	}
+
+	c = vm.RestoreCloudHypervisor(t, d, program, dir)
+	l := lab{d, c.Guest}
+	l.mustHaveLost(t, 1, len(old), vm.GuestCID)
+	l.mustWork(t)
+	c.Kill()
+
+	d.Restart(t, "--guest-cid", strconv.Itoa(newCID))
+	l = lab{d, vm.RestoreCloudHypervisor(t, d, program, dir).Guest}
+	l.mustHaveLost(t, 1, len(old), newCID)
+	l.mustWork(t)
+}
+
+// A machine that migrates while bytes flow both ways finds in its new place what the
+// daemon wrote in the old one: a ring or a packet that stayed behind would stop it.
+func TestMigration(t *testing.T) {
+	for _, how := range []struct {
+		name     string
+		handOver bool
+	}{{"memory copied", false}, {"memory handed over", true}} {
+		t.Run(how.name, func(t *testing.T) {
+			program := cloudHypervisor(t)
+			d := vm.StartDaemon(t)
+			c := vm.BootCloudHypervisor(t, d, program)
+			for range 2 {
+				l := lab{d, c.Guest}
+				busy := l.open(t)
+				ended := make(chan error)
+				for _, c := range busy {
+					go func() { ended <- exchange(c, pattern(16<<20)) }()
+				}
+				c = c.Migrate(t, program, how.handOver)
+				for range busy {
+					if err := <-ended; err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+						t.Errorf("a connection of before the migration: %v", err)
+					}
+				}
+				l.Guest = c.Guest
+				l.mustHaveLost(t, 1, len(busy), vm.GuestCID)
+				l.mustWork(t)
+			}
+		})
+	}
+}
