@@ -9,11 +9,13 @@ import (
 	"github.com/vhost-user-vsock/vhost-user-vsock/tests/vm"
 )
 
+// A machine's and a driver's reset end what was there before.
 func TestReset(t *testing.T) {
 	onEach(t, func(t *testing.T, l lab) {
 		for _, reset := range []func(){
 			func() { l.Reset(t) },
 			func() { l.tell(t, "reboot") },
+			func() { l.tell(t, "restart") }, // of the driver alone
 		} {
 			old := []*net.UnixConn{l.dial(t, echo), l.dialled(t)}
 			for _, c := range old {

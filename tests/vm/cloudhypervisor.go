@@ -19,21 +19,21 @@ type CloudHypervisor struct {
 	api *api
 }
 
-// BootCloudHypervisor starts program, a cloud-hypervisor, with d's device and waits until
-// its guest serves.
-func BootCloudHypervisor(t TB, d *Daemon, program string) CloudHypervisor {
+// BootCloudHypervisor starts program, a cloud-hypervisor, with d's device and further
+// arguments, and waits until its guest serves.
+func BootCloudHypervisor(t TB, d *Daemon, program string, args ...string) CloudHypervisor {
 	t.Helper()
 	image, err := bareMetal()
 	if err != nil {
 		t.Fatalf("bare-metal guest: %v", err)
 	}
-	c := startCloudHypervisor(t, d, program,
+	c := startCloudHypervisor(t, d, program, append([]string{
 		"--kernel", image,
 		"--cpus", "boot=1",
 		"--memory", "size=64M,shared=on", // the device maps it
 		"--serial", "tty", "--console", "off",
 		"--generic-vhost-user", fmt.Sprintf("socket=%q,device_type=vsock,queue_sizes=[128,128,128]", d.Socket),
-	)
+	}, args...)...)
 	c.AwaitBoot(t)
 	return c
 }

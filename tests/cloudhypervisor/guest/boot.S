@@ -1,6 +1,6 @@
 /*
  * From where the VMM leaves a PVH guest (32-bit protected mode, no paging, %ebx at
- * struct hvm_start_info) to C in long mode. There are no interrupts: the guest polls,
+ * struct hvm_start_info, which main gets) to C in long mode. There are no interrupts: the guest polls,
  * and a fault is a triple fault, which resets the machine.
  */
 
@@ -51,6 +51,7 @@ long_mode:
 	mov %eax, %ss
 	mov $stack_end, %rsp
 	xor %ebp, %ebp
+	mov %ebx, %edi
 	call main
 1:	hlt
 	jmp 1b

@@ -2,6 +2,7 @@
 
 #include "console.h"
 #include "pattern.h"
+#include "text.h"
 
 /* The ports; those of echo, discard and chargen are the ones RFC 862 to 864 give them. */
 enum { CONTROL = 1, ECHO = 7, DISCARD = 9, SOURCE = 19 };
@@ -65,25 +66,6 @@ static bool read_line(struct conn *c)
 	return false;
 }
 
-/* number returns the number at the start of a text. */
-static uint64_t number(const char *text)
-{
-	uint64_t n = 0;
-
-	while (*text >= '0' && *text <= '9')
-		n = n * 10 + (uint64_t)(*text++ - '0');
-	return n;
-}
-
-/* after returns what follows a word at the start of a text, or NULL. */
-static const char *after(const char *text, const char *word)
-{
-	while (*word)
-		if (*text++ != *word++)
-			return NULL;
-	return text;
-}
-
 /* swallow takes what the host sends after the source's end, and tells the console. */
 static void swallow(struct conn *c)
 {
@@ -132,6 +114,8 @@ static void control(struct conn *c)
 		return;
 	if ((port = after(c->line, "dial ")))
 		vsock_dial((uint32_t)number(port), echo);
+	else if (after(c->line, "restart"))
+		vsock_restart();
 	else if (after(c->line, "reboot"))
 		reboot();
 	else if (after(c->line, "poweroff"))

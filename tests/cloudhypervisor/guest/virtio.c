@@ -74,7 +74,7 @@ static uint32_t negotiate(unsigned word, uint32_t features)
 	return features;
 }
 
-void virtio_start(uint16_t id, uint64_t features)
+static void find_device(uint16_t id)
 {
 	int slot = pci_find(VENDOR, MODERN_DEVICES + id);
 	uint8_t at;
@@ -86,7 +86,12 @@ void virtio_start(uint16_t id, uint64_t features)
 	config = find_structure(slot, DEVICE, &at);
 	doorbells = find_structure(slot, NOTIFY, &at);
 	doorbell_multiplier = pci_read32(slot, at + CAPABILITY_MULTIPLIER);
+}
 
+void virtio_start(uint16_t id, uint64_t features)
+{
+	if (!common)
+		find_device(id);
 	common->device_status = 0;
 	while (common->device_status != 0)
 		relax();
@@ -121,6 +126,7 @@ static void set_address(volatile uint32_t *field, volatile void *address)
 
 void queue_start(struct queue *q, uint16_t index)
 {
+	memset(q, 0, sizeof(*q));
 	common->queue_select = index;
 	q->index = index;
 	q->size = common->queue_size;

@@ -42,7 +42,10 @@ struct queue {
 	volatile uint16_t *doorbell;
 };
 
-/* virtio_start resets the device and takes those features that it and we know. */
+#define VIRTIO_F_VERSION_1 (1ull << 32)
+#define VIRTIO_F_IN_ORDER  (1ull << 35)
+
+/* virtio_start resets the device with an id and takes those features that it offers. */
 void virtio_start(uint16_t id, uint64_t features);
 
 /* virtio_run tells the device that all queues are set up. */

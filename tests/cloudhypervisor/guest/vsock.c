@@ -6,8 +6,6 @@
 #define DEVICE_ID 19 /* virtio v1.4 §5.10.1 */
 #define HOST_CID  2
 
-#define VIRTIO_F_VERSION_1 (1ull << 32)
-
 #define TYPE_STREAM 1
 
 enum op { REQUEST = 1, RESPONSE, RST, SHUTDOWN, RW, CREDIT_UPDATE, CREDIT_REQUEST };
@@ -43,11 +41,7 @@ static uint16_t tx_free[QUEUE_MAX], tx_free_count;
 static uint64_t cid;
 static struct conn connections[CONNECTIONS];
 static service *(*service_at)(uint32_t port);
-
-uint64_t vsock_cid(void)
-{
-	return cid;
-}
+static uint64_t wanted_features;
 
 /* post hands a packet to the device; one must be free. */
 static void post(const struct header *h, const void *payload)
@@ -233,15 +227,22 @@ static void tend(struct conn *c)
 	}
 }
 
-/* transport_reset ends all connections behind the host's back: it knows of none. */
-static void transport_reset(void)
+/* forget ends all connections without a word to the host and returns how many. */
+static unsigned long forget(void)
 {
-	unsigned long lost = 0;
+	unsigned long count = 0;
 
 	for (struct conn *c = connections; c < connections + CONNECTIONS; c++) {
-		lost += c->state != FREE;
+		count += c->state != FREE;
 		c->state = FREE;
 	}
+	return count;
+}
+
+static void transport_reset(void)
+{
+	unsigned long lost = forget();
+
 	cid = virtio_config64(0);
 	print("guest: transport reset, cid %lu, %lu connections lost\n", (unsigned long)cid, lost);
 }
@@ -294,10 +295,17 @@ void vsock_poll(void)
 		queue_kick(&tx);
 }
 
-void vsock_start(service *at(uint32_t port))
+void vsock_start(service *at(uint32_t port), uint64_t features)
 {
 	service_at = at;
-	virtio_start(DEVICE_ID, VIRTIO_F_VERSION_1);
+	wanted_features = features;
+	vsock_restart();
+}
+
+void vsock_restart(void)
+{
+	forget();
+	virtio_start(DEVICE_ID, VIRTIO_F_VERSION_1 | wanted_features);
 	queue_start(&rx, 0);
 	queue_start(&tx, 1);
 	queue_start(&events, 2);
@@ -308,10 +316,11 @@ void vsock_start(service *at(uint32_t port))
 		queue_post(&rx, n, &rx_packets[n], sizeof(rx_packets[n]), true);
 	for (uint16_t n = 0; n < events.size; n++)
 		queue_post(&events, n, &event_buffers[n], sizeof(event_buffers[n]), true);
-	for (uint16_t n = 0; n < tx.size; n++)
-		tx_free[tx_free_count++] = n;
+	for (tx_free_count = 0; tx_free_count < tx.size; tx_free_count++)
+		tx_free[tx_free_count] = tx_free_count;
 	queue_kick(&rx);
 	queue_kick(&events);
+	print("guest: ready, cid %lu\n", (unsigned long)cid);
 }
 
 uint32_t vsock_read(struct conn *c, uint8_t *to, uint32_t n)

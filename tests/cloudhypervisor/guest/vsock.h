@@ -45,14 +45,15 @@ struct conn {
 	uint8_t window[WINDOW];
 };
 
-/* vsock_start makes the device run. service_at tells who serves a port, or NULL. */
-void vsock_start(service *service_at(uint32_t port));
+/* vsock_start makes the device run and says so. service_at tells who serves a port, or
+ * NULL; features are virtio's to take if they are offered. */
+void vsock_start(service *service_at(uint32_t port), uint64_t features);
+
+/* vsock_restart resets the device, which ends all connections, and makes it run again. */
+void vsock_restart(void);
 
 /* vsock_poll does what there is to do now. */
 void vsock_poll(void);
-
-/* vsock_cid returns the guest's address. */
-uint64_t vsock_cid(void);
 
 /* vsock_dial connects to a port of the host. */
 void vsock_dial(uint32_t host_port, service *serve);
