@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"strconv"
 	"testing"
 
@@ -28,13 +29,23 @@ func (l lab) open(t *testing.T) []*net.UnixConn {
 	return conns
 }
 
-// mustHaveLost waits until the guest was told for the n-th time, and holds what it lost
-// and its address then against what they must be.
-func (l lab) mustHaveLost(t *testing.T, n, conns, cid int) {
+// lost waits until the guest was told for the n-th time, and returns how many connections
+// it lost by that; its address is cid then.
+func (l lab) lost(t *testing.T, n, cid int) (conns int) {
 	t.Helper()
 	got := l.AwaitLine(t, "guest: transport reset", n)
-	if want := fmt.Sprintf("guest: transport reset, cid %d, %d connections lost", cid, conns); got != want {
-		t.Errorf("the guest says %q, want %q", got, want)
+	var now int
+	if _, err := fmt.Sscanf(got, "guest: transport reset, cid %d, %d connections lost", &now, &conns); err != nil || now != cid {
+		t.Errorf("the guest says %q, want cid %d", got, cid)
+	}
+	return conns
+}
+
+// mustHaveLost is for a guest that sent nothing meanwhile.
+func (l lab) mustHaveLost(t *testing.T, n, conns, cid int) {
+	t.Helper()
+	if got := l.lost(t, n, cid); got != conns {
+		t.Errorf("the guest lost %d connections, want %d", got, conns)
 	}
 }
 
@@ -64,6 +75,15 @@ func (ld load) mustEnd(t *testing.T) {
 	}
 }
 
+// mustBeLost waits until the guest was told for the n-th time. What it sent meanwhile on
+// a connection was answered by a reset of that one.
+func (ld load) mustBeLost(t *testing.T, l lab, n int) {
+	t.Helper()
+	if got := l.lost(t, n, vm.GuestCID); got == 0 || got > ld.conns {
+		t.Errorf("the guest lost %d connections of %d", got, ld.conns)
+	}
+}
+
 // cloud-hypervisor has a ring whose driver took VIRTIO_F_IN_ORDER go on at the used index,
 // and else at the available one, behind what is in flight.
 func TestDaemonRestarts(t *testing.T) {
@@ -76,7 +96,7 @@ func TestDaemonRestarts(t *testing.T) {
 				load := l.load(t)
 				l.Restart(t)
 				load.mustEnd(t)
-				l.mustHaveLost(t, n+1, load.conns, vm.GuestCID)
+				load.mustBeLost(t, l, n+1)
 				l.mustWork(t)
 			}
 		})
@@ -144,9 +164,32 @@ func TestMigration(t *testing.T) {
 				c = c.Migrate(t, program, how.handOver)
 				load.mustEnd(t)
 				l.Guest = c.Guest
-				l.mustHaveLost(t, 1, load.conns, vm.GuestCID)
+				load.mustBeLost(t, l, 1)
 				l.mustWork(t)
 			}
 		})
 	}
+}
+
+// A new address reaches the guest with what it loses by it, while it runs.
+func TestCIDChanges(t *testing.T) {
+	const newCID = vm.GuestCID + 1
+	program := cloudHypervisor(t)
+	file := filepath.Join(t.TempDir(), "cid")
+	write := func(cid int) {
+		if err := os.WriteFile(file, fmt.Appendln(nil, cid), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(vm.GuestCID)
+	d := vm.StartDaemon(t, "--guest-cid", file)
+	l := lab{d, vm.BootCloudHypervisor(t, d, program).Guest}
+	old := l.open(t)
+	write(newCID)
+	d.Reload()
+	for _, c := range old {
+		mustEnd(t, c)
+	}
+	l.mustHaveLost(t, 1, len(old), newCID)
+	l.mustWork(t)
 }
