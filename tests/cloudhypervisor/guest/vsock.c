@@ -171,8 +171,12 @@ static void receive(const struct packet *p, uint32_t length)
 
 	if (length < sizeof(*h) || h->len != length - sizeof(*h))
 		die("a packet of a wrong length");
-	if (h->src_cid != HOST_CID || h->dst_cid != cid || h->type != TYPE_STREAM)
-		die("a packet that is not for us");
+	if (h->src_cid != HOST_CID || h->type != TYPE_STREAM)
+		die("a packet from nowhere");
+	if (h->dst_cid != cid) { /* the event that gives us this address is on its way */
+		refuse(h);
+		return;
+	}
 
 	struct conn *c = find(h->dst_port, h->src_port);
 	if (!c) {
