@@ -66,10 +66,16 @@ type load struct {
 
 func (l lab) load(t *testing.T) load {
 	t.Helper()
-	conns := l.open(t)
-	ld := load{len(conns), make(chan error)}
-	for _, c := range conns {
-		go func() { ld.ended <- exchange(c, pattern(16<<20)) }()
+	const endless = 4 << 20 // on each, the guest takes minutes
+	bytes, echoes := pattern(endless), l.open(t)
+	ld := load{2 * len(echoes), make(chan error)}
+	for _, c := range echoes {
+		checked := l.dial(t, discard)
+		go func() { ld.ended <- exchange(c, bytes) }()
+		go func() {
+			_, err := checked.Write(bytes)
+			ld.ended <- err
+		}()
 	}
 	return ld
 }
