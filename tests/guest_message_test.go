@@ -314,14 +314,20 @@ func zeroCopy(t *testing.T, l lab) {
 	}
 }
 
+// dialNow has the guest connect and run all its steps before the host accepts.
+func (l lab) dialNow(t *testing.T, port uint32, steps ...script.Step) script.Report {
+	t.Helper()
+	resp := l.call(t, script.Request{Op: script.Dial, Seqpacket: l.seqpacket, Port: port, Steps: steps})
+	if err := resp.Reports[0].Err(); err != nil {
+		t.Fatalf("in the guest: %v", err)
+	}
+	return resp.Reports[0].Report
+}
+
 // The device gives packets back before the host program reads them.
 func unsentBytes(t *testing.T, l lab) {
 	port, from := l.listen(t)
-	a := l.call(t, script.Request{
-		Op: script.Dial, Seqpacket: true, Port: port,
-		Steps: []script.Step{sending(40, 64), {Do: script.Ioctl, Name: unix.SIOCOUTQ}},
-	})
-	g := a.Reports[0].Report
+	g := l.dialNow(t, port, sending(40, 64), script.Step{Do: script.Ioctl, Name: unix.SIOCOUTQ})
 	h := script.Run(accept(t, from), []script.Step{drainingMessages}, nil)
 	mustAgree(t, h, g)
 	mustAnswer(t, l, g.Calls, 0)
@@ -368,9 +374,9 @@ func lastMessages(t *testing.T, l lab) {
 	mustAgree(t, h, l.reports(t, port, 1)[0].Report)
 
 	port, from := l.listen(t)
-	a := l.call(t, script.Request{Op: script.Dial, Seqpacket: true, Port: port, Steps: []script.Step{words}})
+	g := l.dialNow(t, port, words)
 	h = script.Run(accept(t, from), []script.Step{drainingMessages}, nil)
-	mustAgree(t, h, a.Reports[0].Report)
+	mustAgree(t, h, g)
 }
 
 func manySmallMessages(t *testing.T, l lab) {
