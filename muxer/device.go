@@ -17,6 +17,7 @@ const (
 // Feature bits of the device (virtio v1.4 §5.10.3) and of its rings (§6).
 const (
 	featureStream          = 1 << 0
+	featureSeqpacket       = 1 << 1
 	featureNoImpliedStream = 1 << 2
 	featureIndirectDesc    = 1 << 28
 	featureEventIdx        = 1 << 29
@@ -27,7 +28,7 @@ const (
 // Features returns the feature bits that the device offers. IN_ORDER holds
 // because every chain is used in the order in which it became available.
 func (m *Muxer) Features() uint64 {
-	return featureStream | featureNoImpliedStream |
+	return featureStream | featureSeqpacket | featureNoImpliedStream |
 		featureIndirectDesc | featureEventIdx | featureVersion1 | featureInOrder
 }
 
@@ -43,6 +44,7 @@ func (m *Muxer) Config(p []byte) {
 // streams, and so does SEQPACKET alone (virtio v1.4 §5.10.3).
 func (m *Muxer) Negotiated(features uint64) {
 	m.noStreams = features&featureNoImpliedStream != 0 && features&featureStream == 0
+	m.seqpacket = features&featureSeqpacket != 0
 }
 
 // Attach tells that a frontend is there: a driver may come up.

@@ -94,6 +94,7 @@ type Muxer struct {
 	rx, tx    *virtqueue.Queue
 	attached  bool
 	noStreams bool // the driver acknowledged NO_IMPLIED_STREAM without STREAM
+	seqpacket bool // it acknowledged SEQPACKET
 	clock     guestClock
 
 	table   map[key]*conn      // connections the guest knows or is about to
@@ -106,7 +107,8 @@ type Muxer struct {
 	hostTimers  *killq.Queue[timed] // by the loop's clock
 	guestTimers *killq.Queue[timed] // by the guest's clock
 
-	listener listener
+	streams    listener // of host programs that connect for bytes
+	seqpackets listener // and of those that connect for messages
 
 	txWaits   bool // entries may be in the tx ring that were not taken
 	txStall   stall
@@ -152,7 +154,8 @@ func New(cfg Config) (*Muxer, error) {
 		waste:       make([]byte, 64<<10),
 	}
 	m.clock.stop(0)
-	m.listener.m, m.listener.fd = m, -1
+	m.streams = listener{m: m, typ: csm.TypeStream, fd: -1}
+	m.seqpackets = listener{m: m, typ: csm.TypeSeqpacket, fd: -1}
 	return m, nil
 }
 
@@ -173,6 +176,7 @@ func (m *Muxer) Work() (more bool) {
 		more = more || m.txWaits && m.txStall != stallNone && m.txStallNow() == stallNone
 	}
 	m.stats.Buffered.Set(m.pool.Held())
+	m.stats.BufferedBegun.Set(m.pool.Begun())
 	m.stats.RxQueueDepth.Set(int64(m.ready.Len()))
 	m.stats.KillQueueDepth.Set(int64(m.hostTimers.Len() + m.guestTimers.Len()))
 	m.finishShutdown()
@@ -183,8 +187,10 @@ func (m *Muxer) Work() (more bool) {
 // with unread bytes get no new credit, and new ones a smaller window.
 func (m *Muxer) pressed() bool { return m.pool.Held() > m.cfg.MaxBuffered/2 }
 
-func (m *Muxer) window() uint32 {
-	if m.pressed() {
+// window returns the buffer space in bytes that a new connection offers. Where
+// it carries messages the guest can send none that is longer.
+func (m *Muxer) window(typ csm.Type) uint32 {
+	if m.pressed() && typ == csm.TypeStream {
 		return smallWindow
 	}
 	return window
@@ -195,7 +201,8 @@ func (m *Muxer) window() uint32 {
 // left; the caller bounds the wait.
 func (m *Muxer) Shutdown(done func()) {
 	m.ending, m.unsaid, m.closing = true, true, done
-	m.listener.close()
+	m.streams.close()
+	m.seqpackets.close()
 }
 
 // endAll is the work of Shutdown. What the driver has published so far is still
@@ -229,7 +236,8 @@ func (m *Muxer) finishShutdown() {
 
 // Close closes every socket at once, bytes or not. The rings must have stopped.
 func (m *Muxer) Close() error {
-	m.listener.close()
+	m.streams.close()
+	m.seqpackets.close()
 	for c := range m.sockets {
 		m.closeSocket(c)
 	}

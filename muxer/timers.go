@@ -75,8 +75,10 @@ func (m *Muxer) hostDeadlines() iter.Seq2[timed, time.Duration] {
 				return
 			}
 		}
-		if m.listener.resumeAt != 0 {
-			yield(&m.listener, m.listener.resumeAt)
+		for _, l := range []*listener{&m.streams, &m.seqpackets} {
+			if l.resumeAt != 0 && !yield(l, l.resumeAt) {
+				return
+			}
 		}
 	}
 }
