@@ -37,6 +37,9 @@ type flow interface {
 	// pump moves payload from the socket to the guest, one read's worth, and
 	// returns how many packets and bytes went.
 	pump() (packets, bytes int)
+	// outgrown reports whether a message is on its way to the guest that its buffer
+	// has become too small for: more credit would not come.
+	outgrown() bool
 	// unread reports whether payload waits in the socket.
 	unread() bool
 	// readAway discards what waits in the socket and reports whether that was all.

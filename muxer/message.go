@@ -241,6 +241,8 @@ func (f *messages) discard() error {
 	return err
 }
 
+func (f *messages) outgrown() bool { return f.size > f.c.MessageLimit() }
+
 func (f *messages) unread() bool {
 	_, message, _ := f.peek()
 	return message

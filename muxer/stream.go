@@ -171,6 +171,8 @@ func (s *stream) stallOrEnd() {
 	s.c.m.stall(s.c)
 }
 
+func (s *stream) outgrown() bool { return false }
+
 func (s *stream) unread() bool { return unreadBytes(s.c.fd) > 0 }
 
 // wasteReads bounds how often bytes that nobody wants are read before others get

@@ -74,7 +74,7 @@ func (m *Muxer) settle(c *conn) {
 	}
 	if c.stalled {
 		space, _ := c.RxSpace()
-		c.stalled = space == 0
+		c.stalled = space == 0 && !c.outgrown()
 	}
 	if c.Due(m.pressed()) || c.wantsRead() {
 		m.schedule(c)

@@ -36,6 +36,7 @@ type options struct {
 	noEventIdx   bool
 	noIndirect   bool
 	noLoop       bool // the test calls Work itself
+	seqpacket    bool // the driver acknowledged SEQPACKET
 	paused       bool // the rings are not started
 }
 
@@ -118,7 +119,13 @@ func (v *vm) makeMuxer(o options) {
 	if err := m.Listen(listenFd(v.t, v.path, 4096)); err != nil {
 		v.t.Fatal(err)
 	}
+	if err := m.ListenSeqpacket(listenTypeFd(v.t, unix.SOCK_SEQPACKET, v.path+"_seqpacket", 4096)); err != nil {
+		v.t.Fatal(err)
+	}
 	m.Attach()
+	if o.seqpacket {
+		m.Negotiated(1<<0 | 1<<1)
+	}
 	for i, r := range []*virtqueuetest.Ring{v.rx, v.tx} {
 		if err := v.loop.Add(r.KickFd(), unix.EPOLLIN, &kick{m: m, index: i, fd: r.KickFd()}); err != nil {
 			v.t.Fatal(err)
@@ -246,7 +253,12 @@ func (v *vm) idle() {
 // listenFd listens on path with a backlog.
 func listenFd(t testing.TB, path string, backlog int) int {
 	t.Helper()
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	return listenTypeFd(t, unix.SOCK_STREAM, path, backlog)
+}
+
+func listenTypeFd(t testing.TB, typ int, path string, backlog int) int {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_UNIX, typ|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal("socket:", err)
 	}
