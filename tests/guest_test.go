@@ -166,6 +166,9 @@ func accept(t *testing.T, from *net.UnixListener) *net.UnixConn {
 		t.Fatalf("accept: %v", err)
 	}
 	t.Cleanup(func() { c.Close() })
+	if err := vm.PrepareAccepted(c); err != nil {
+		t.Fatal(err)
+	}
 	c.SetDeadline(time.Now().Add(limit))
 	return c
 }

@@ -76,7 +76,19 @@ func dial(port uint32, k kind) (socket, error) {
 		s.Close()
 		return socket{}, os.NewSyscallError("connect", err)
 	}
-	return s, nil
+	return s, s.sendWhole()
+}
+
+// sendWhole prepares a connected socket for messages. Linux sends what credit allows of
+// one and then, if the socket must not block, says EAGAIN and forgets how much that was.
+func (s socket) sendWhole() error {
+	return s.control(func(fd int) error {
+		typ, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
+		if err != nil || typ != unix.SOCK_SEQPACKET {
+			return err
+		}
+		return unix.SetNonblock(fd, false)
+	})
 }
 
 func (s socket) connect(to unix.Sockaddr) error {
@@ -136,8 +148,8 @@ func listen(port uint32, k kind) (socket, error) {
 	return s, nil
 }
 
-func (s socket) accept() (socket, error) {
-	rc, err := s.SyscallConn()
+func (l socket) accept() (s socket, err error) {
+	rc, err := l.SyscallConn()
 	if err != nil {
 		return socket{}, err
 	}
@@ -150,7 +162,8 @@ func (s socket) accept() (socket, error) {
 	if err := errors.Join(err, result); err != nil {
 		return socket{}, os.NewSyscallError("accept", err)
 	}
-	return newSocket(fd), nil
+	s = newSocket(fd)
+	return s, s.sendWhole()
 }
 
 // acceptNow does not wait, yet a signal may interrupt it: vsock looks for one before it

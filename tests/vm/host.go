@@ -2,6 +2,7 @@ package vm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -37,7 +38,7 @@ func (d *Daemon) ListenSeqpacket(t TB, port uint32) *net.UnixListener {
 
 func (d *Daemon) listen(t TB, network string, port uint32) *net.UnixListener {
 	t.Helper()
-	config := net.ListenConfig{Control: control(network)} // an accepted socket has the listener's SO_PASSCRED
+	config := net.ListenConfig{Control: control(network)}
 	l, err := config.Listen(context.Background(), network, fmt.Sprintf("%s_%d", d.UDS, port))
 	if err != nil {
 		t.Fatalf("listen: %v", err)
@@ -51,23 +52,31 @@ func control(network string) func(string, string, syscall.RawConn) error {
 	if network == stream {
 		return nil
 	}
-	return func(_, _ string, rc syscall.RawConn) error {
-		var result error
-		err := rc.Control(func(fd uintptr) { result = PrepareSeqpacket(int(fd)) })
-		if err != nil {
-			return err
-		}
-		return result
-	}
+	return func(_, _ string, rc syscall.RawConn) error { return prepare(rc) }
 }
 
-// PrepareSeqpacket lets fd send the largest messages, and tell an empty message from
-// the end of file.
-func PrepareSeqpacket(fd int) error {
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSCRED, 1); err != nil {
+// PrepareAccepted prepares a socket that a listener accepted, of either kind.
+func PrepareAccepted(c *net.UnixConn) error {
+	if c.LocalAddr().Network() == stream {
+		return nil
+	}
+	rc, err := c.SyscallConn()
+	if err != nil {
 		return err
 	}
-	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, sendBuffer)
+	return prepare(rc)
+}
+
+// prepare lets a SOCK_SEQPACKET socket send the largest messages and tell an empty
+// message from the end of file. A listener passes on only the latter.
+func prepare(rc syscall.RawConn) error {
+	var result error
+	err := rc.Control(func(fd uintptr) {
+		result = errors.Join(
+			unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PASSCRED, 1),
+			unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, sendBuffer))
+	})
+	return errors.Join(err, result)
 }
 
 // handshakeLimit bounds the answer to a CONNECT line; the daemon gives up after 2 s.

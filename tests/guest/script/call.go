@@ -21,7 +21,8 @@ type Call struct {
 }
 
 // calls is a socket for system calls that Go's methods do not offer. They wait in
-// Go's poller, unless MSG_DONTWAIT forbids it.
+// Go's poller, unless MSG_DONTWAIT forbids it; on a blocking socket, sendmsg(2) waits
+// in the kernel.
 type calls struct{ syscall.RawConn }
 
 func (r *runner) calls() (calls, error) {
@@ -45,7 +46,7 @@ func (m message) end() bool { return m.n == 0 && !m.labeled }
 func (c calls) receive(p []byte, flags int) (m message, err error) {
 	var result error
 	err = c.Read(func(fd uintptr) bool {
-		m, result = receiveNow(int(fd), p, flags)
+		m, result = receiveNow(int(fd), p, flags|unix.MSG_DONTWAIT)
 		return result != unix.EAGAIN || flags&unix.MSG_DONTWAIT != 0
 	})
 	return m, errors.Join(err, result)
@@ -119,7 +120,8 @@ func (r *runner) recvMsg(s Step) error {
 	return r.noted(Call{N: m.n, Flags: m.flags, Sum: hex.EncodeToString(sum[:])}, nil)
 }
 
-// receiveBlocking has the kernel do the waiting, at most for SO_RCVTIMEO.
+// receiveBlocking has the kernel do the waiting, at most for SO_RCVTIMEO. The socket
+// stays a blocking one.
 func (c calls) receiveBlocking(p []byte, flags int, timeout time.Duration) (m message, err error) {
 	var result error
 	err = c.Control(func(fd uintptr) {
@@ -129,7 +131,6 @@ func (c calls) receiveBlocking(p []byte, flags int, timeout time.Duration) (m me
 			unix.SetNonblock(int(fd), false))
 		if result == nil {
 			m, result = receiveNow(int(fd), p, flags)
-			unix.SetNonblock(int(fd), true)
 		}
 	})
 	return m, errors.Join(err, result)
