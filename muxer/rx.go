@@ -52,7 +52,7 @@ func (m *Muxer) serveRx() (more bool) {
 			m.resync()
 			continue
 		}
-		if m.rx.Pending() == 0 && !m.awaitBuffers() {
+		if m.rx.Empty() && !m.awaitBuffers() {
 			return false
 		}
 		item, _ := m.ready.Pop()

@@ -179,9 +179,9 @@ func (v *vm) do(f func()) {
 // A ring that was stopped goes on where it was.
 func (v *vm) start(index int) {
 	v.t.Helper()
-	r, base := []*virtqueuetest.Ring{v.rx, v.tx}[index], uint16(0)
+	r, base := []*virtqueuetest.Ring{v.rx, v.tx}[index], uint32(0)
 	if q := v.queues[index]; q != nil {
-		base = q.NextAvail()
+		base = q.Base()
 	}
 	q, err := virtqueue.New(v.table, r.Config(), base)
 	if err != nil {

@@ -42,6 +42,7 @@ func TestRingFaults(t *testing.T) {
 		virtqueue.ErrAvailIdx:        FaultAvailIdx,
 		virtqueue.ErrIndex:           FaultIndex,
 		virtqueue.ErrChainLoop:       FaultLoop,
+		virtqueue.ErrChainCut:        FaultLoop,
 		virtqueue.ErrOrder:           FaultOrder,
 		virtqueue.ErrIndirectFeature: FaultIndirect,
 		virtqueue.ErrIndirectNested:  FaultIndirect,

@@ -108,6 +108,7 @@ func ringFault(err error) RingFault {
 		{virtqueue.ErrAvailIdx, FaultAvailIdx},
 		{virtqueue.ErrIndex, FaultIndex},
 		{virtqueue.ErrChainLoop, FaultLoop},
+		{virtqueue.ErrChainCut, FaultLoop},
 		{virtqueue.ErrOrder, FaultOrder},
 		{virtqueue.ErrIndirectFeature, FaultIndirect},
 		{virtqueue.ErrIndirectNested, FaultIndirect},

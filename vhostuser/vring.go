@@ -86,7 +86,7 @@ func (r *vring) start() {
 func (r *vring) open() bool {
 	s := r.session
 	r.config, _ = r.layout(s.memory)
-	queue, err := virtqueue.New(s.memory, r.config, r.base)
+	queue, err := virtqueue.New(s.memory, r.config, uint32(r.base))
 	if err != nil {
 		r.started = false
 		r.broken(err)
@@ -117,7 +117,7 @@ func (r *vring) stop() {
 	r.running = false // whatever happens below
 	r.unpoll()
 	r.session.server.device.StopQueue(r.index)
-	r.base = r.queue.NextAvail()
+	r.base = uint16(r.queue.Base())
 	r.left = &position{size: r.size, parts: r.parts, base: r.base, used: r.queue.UsedIdx()}
 }
 

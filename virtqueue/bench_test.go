@@ -15,7 +15,7 @@ func endless(tb testing.TB, add func(r *rig) (head uint16)) (r *rig, turn func(b
 	for i := range uint16(256) {
 		r.ring.SetAvailEntry(i, head)
 	}
-	avail := r.q.NextAvail()
+	avail := uint16(r.q.Base())
 	return r, func(batch int) {
 		avail += uint16(batch)
 		r.ring.SetAvailIdx(avail)

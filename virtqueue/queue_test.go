@@ -136,8 +136,8 @@ func TestBase(t *testing.T) {
 			ring := virtqueuetest.NewRing(t, mem, virtqueuetest.Options{Size: 256})
 			ring.SetAvailIdx(c.avail)
 			ring.SetUsedIdx(c.used)
-			r := startRig(t, mem, ring, c.base)
-			if got := r.q.NextAvail(); got != c.next {
+			r := startRig(t, mem, ring, uint32(c.base))
+			if got := r.q.Base(); got != uint32(c.next) {
 				t.Errorf("starts at %d, want %d", got, c.next)
 			}
 			if got := r.q.UsedIdx(); got != c.used {
@@ -189,7 +189,6 @@ func TestRebind(t *testing.T) {
 	if _, ok := r.q.Pop(&r.bufs); ok || r.q.ArmKick() || r.q.Pending() != 0 {
 		t.Error("entries without a ring")
 	}
-	r.q.DisarmKick()
 	r.q.Push(0, 0)
 	r.q.Publish()
 	r.q.NotifyIfNeeded()
@@ -212,44 +211,48 @@ func TestRebind(t *testing.T) {
 }
 
 func TestRebindAfterUnpop(t *testing.T) {
-	r := newRig(t, virtqueuetest.Options{Size: 4})
-	r.ring.Add(r.mem.Out([]byte("x")))
-	r.ring.Publish()
-	r.pop(t)
-	empty, err := guestmem.Map(nil, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := r.q.Rebind(empty); err == nil {
-		t.Fatal("a ring without memory")
-	}
-	r.q.Unpop(1)
-	if _, ok := r.q.Pop(&r.bufs); ok {
-		t.Error("popped without memory")
-	}
-	if err := r.q.Rebind(r.table); err != nil {
-		t.Fatal(err)
-	}
-	r.pop(t)
-}
-
-func TestRingsComeAndGo(t *testing.T) {
-	mem := virtqueuetest.NewMemory(t)
-	ring := virtqueuetest.NewRing(t, mem, virtqueuetest.Options{})
-	before := guestMappings()
-	for range 1000 {
-		table, err := guestmem.Map(mem.Regions(), mem.Fds())
+	bothLayouts(t, func(t *testing.T, packed bool) {
+		r := newRig(t, virtqueuetest.Options{Packed: packed, Size: 4})
+		r.ring.Add(r.mem.Out([]byte("x")))
+		r.ring.Publish()
+		r.pop(t)
+		empty, err := guestmem.Map(nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := virtqueue.New(table, ring.Config(), 0); err != nil {
+		if err := r.q.Rebind(empty); err == nil {
+			t.Fatal("a ring without memory")
+		}
+		r.q.Unpop(1)
+		if _, ok := r.q.Pop(&r.bufs); ok {
+			t.Error("popped without memory")
+		}
+		if err := r.q.Rebind(r.table); err != nil {
 			t.Fatal(err)
 		}
-		if err := table.Close(); err != nil {
-			t.Fatal(err)
+		r.pop(t)
+	})
+}
+
+func TestRingsComeAndGo(t *testing.T) {
+	bothLayouts(t, func(t *testing.T, packed bool) {
+		mem := virtqueuetest.NewMemory(t)
+		ring := virtqueuetest.NewRing(t, mem, virtqueuetest.Options{Packed: packed})
+		before := guestMappings()
+		for range 1000 {
+			table, err := guestmem.Map(mem.Regions(), mem.Fds())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := virtqueue.New(table, ring.Config(), ring.Base()); err != nil {
+				t.Fatal(err)
+			}
+			if err := table.Close(); err != nil {
+				t.Fatal(err)
+			}
 		}
-	}
-	if after := guestMappings(); after != before {
-		t.Errorf("%d mappings before, %d after", before, after)
-	}
+		if after := guestMappings(); after != before {
+			t.Errorf("%d mappings before, %d after", before, after)
+		}
+	})
 }

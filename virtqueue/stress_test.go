@@ -146,7 +146,6 @@ func (s *stress) reap(slots []virtqueuetest.Segment, next uint64) (n uint64, err
 func (s *stress) device() error {
 	rng := rand.New(rand.NewPCG(7, 8))
 	for next := uint64(0); !s.stop.Load(); {
-		s.q.DisarmKick()
 		for {
 			s.bufs.Reset()
 			c, ok := s.q.Pop(&s.bufs)
