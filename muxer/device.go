@@ -50,10 +50,12 @@ func (m *Muxer) Negotiated(features uint64) {
 // Attach tells that a frontend is there: a driver may come up.
 func (m *Muxer) Attach() { m.attached = true }
 
-// Detach tells that the frontend has gone; the rings were stopped and Reset was
-// called before. Host programs that wait for a driver wait no longer.
+// Detach tells that the frontend has gone, and with it the driver, as far as
+// anybody knows; the rings were stopped before. Host programs that wait for a
+// driver wait no longer.
 func (m *Muxer) Detach() {
 	m.attached = false
+	m.Reset()
 	for _, c := range m.waiting {
 		if c.stage == stageWaiting {
 			m.refuse(c, HandshakeNoGuest)

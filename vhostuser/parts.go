@@ -33,3 +33,10 @@ func (p ringParts) touches(region guestmem.Region, size int) bool {
 		shared(p.Avail, availBytes(size)) ||
 		shared(p.Used, usedBytes(size))
 }
+
+// ringLog says whether writes to the used ring are logged, and under which guest
+// address.
+type ringLog struct {
+	on   bool
+	addr uint64
+}

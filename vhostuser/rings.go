@@ -50,21 +50,21 @@ func (s *session) setVringNum(m *message) error {
 }
 
 // setVringAddr serves VHOST_USER_SET_VRING_ADDR. A running ring may be told its
-// own addresses again: dirty logging, which we do not offer, is switched so.
+// own addresses again: that is how logging is switched.
 func (s *session) setVringAddr(m *message) error {
 	addr := ParseVringAddr(m.payload)
 	r, err := s.ring(addr.Index)
 	if err != nil {
 		return err
 	}
-	const flagLog = 1
 	parts := ringParts{Desc: addr.Desc, Avail: addr.Avail, Used: addr.Used}
 	switch {
-	case addr.Flags&^flagLog != 0:
+	case addr.Flags&^VringFlagLog != 0:
 		return errRingFlags
 	case !parts.aligned():
 		return errAlignment
 	case r.running && parts == r.parts:
+		r.log = addr.log()
 		return nil
 	case r.running:
 		return errRunning
@@ -73,7 +73,7 @@ func (s *session) setVringAddr(m *message) error {
 		return errUnmapped
 	}
 	r.forget()
-	r.parts, r.placed = parts, true
+	r.parts, r.placed, r.log = parts, true, addr.log()
 	return nil
 }
 
@@ -88,7 +88,7 @@ func (s *session) setVringBase(m *message) error {
 		return fmt.Errorf("%w: base %d", errNumber, base)
 	}
 	r.forget()
-	r.base = uint16(base)
+	r.base = base
 	return nil
 }
 
@@ -103,7 +103,7 @@ func (s *session) getVringBase(m *message) ([]byte, error) {
 	r.started = false
 	r.kick.drop()
 	r.call.drop()
-	return VringState{Index: uint32(r.index), Num: uint32(r.base)}.AppendTo(nil), nil
+	return VringState{Index: uint32(r.index), Num: r.base}.AppendTo(nil), nil
 }
 
 func (s *session) setVringEnable(m *message) error {
@@ -115,6 +115,24 @@ func (s *session) setVringEnable(m *message) error {
 		return fmt.Errorf("%w: enable %d", errNumber, on)
 	}
 	r.enabled = on == 1
+	if r.enabled && s.inBand() {
+		r.started = true // UML sends no VHOST_USER_SET_VRING_KICK then
+	}
+	return nil
+}
+
+// vringKick serves VHOST_USER_VRING_KICK, the kick of a ring without descriptor.
+// UML waits for its acknowledgement with interrupts off, so whatever the device
+// sends meanwhile must not wait for UML.
+func (s *session) vringKick(m *message) error {
+	r, _, err := s.vringState(m)
+	if err != nil {
+		return err
+	}
+	r.started = true
+	if r.running {
+		return r.kicked()
+	}
 	return nil
 }
 
@@ -145,7 +163,7 @@ func (s *session) setVringCall(m *message) error {
 	if r.running {
 		// QEMU swaps the descriptor after it enabled the ring and whenever the
 		// guest masks its interrupt: what went to the old one may be lost.
-		r.call.signal()
+		r.interrupt()
 	}
 	return nil
 }

@@ -20,7 +20,7 @@ var lives = map[string]life{
 		resume:   "start 0, start 1",
 		reset:    "stop 0, stop 1",
 		restart:  "reset, start 0, start 1",
-		shutdown: "stop 0, stop 1, reset, detach",
+		shutdown: "stop 0, stop 1, detach",
 	},
 	"QEMU 10": {
 		init:     "attach",
@@ -29,7 +29,7 @@ var lives = map[string]life{
 		resume:   "start 0, start 1",
 		reset:    "stop 0, stop 1, reset",
 		restart:  "negotiated, start 0, start 1",
-		shutdown: "stop 0, stop 1, reset, detach",
+		shutdown: "stop 0, stop 1, detach",
 	},
 	"UML": {
 		init:     "attach",
@@ -38,7 +38,7 @@ var lives = map[string]life{
 		resume:   "start 0, start 1, start 2",
 		reset:    "stop 2, stop 1, stop 0",
 		restart:  "reset, start 0, start 1, start 2",
-		shutdown: "stop 2, stop 1, stop 0, reset, detach",
+		shutdown: "stop 2, stop 1, stop 0, detach",
 	},
 	"cloud-hypervisor": {
 		init:     "attach",
@@ -47,7 +47,7 @@ var lives = map[string]life{
 		resume:   "start 0, start 1, start 2",
 		reset:    "stop 0, stop 1, stop 2",
 		restart:  "reset, start 0, start 1, start 2",
-		shutdown: "stop 0, stop 1, stop 2, reset, detach",
+		shutdown: "stop 0, stop 1, stop 2, detach",
 	},
 	"OpenVMM": {
 		init:     "attach",
@@ -56,7 +56,7 @@ var lives = map[string]life{
 		resume:   "start 0, start 1, start 2",
 		reset:    "stop 0, stop 1, stop 2, reset",
 		restart:  "negotiated, start 0, start 1, start 2",
-		shutdown: "stop 0, stop 1, stop 2, reset, detach",
+		shutdown: "stop 0, stop 1, stop 2, detach",
 	},
 	"crosvm": {
 		init:     "attach",
@@ -65,18 +65,29 @@ var lives = map[string]life{
 		resume:   "start 0, start 1, start 2",
 		reset:    "stop 0, stop 1, stop 2",
 		restart:  "reset, start 0, start 1, start 2",
-		shutdown: "stop 0, stop 1, stop 2, reset, detach",
+		shutdown: "stop 0, stop 1, stop 2, detach",
 	},
+}
+
+// variants are the backends and guests that every frontend is played with.
+var variants = []struct {
+	name    string
+	backend []func(*vhostuser.Config)
+	guest   vhostusertest.GuestOptions
+}{
+	{name: "plain"},
+	{name: "rings move", guest: vhostusertest.GuestOptions{MoveRings: true}},
+	{name: "in-band", backend: []func(*vhostuser.Config){inBand}},
 }
 
 // Every frontend's life of a guest, message by message, with traffic in between.
 func TestPeers(t *testing.T) {
 	for _, peer := range vhostusertest.Peers {
-		for _, moved := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s/moved=%v", peer.Name, moved), func(t *testing.T) {
-				b := newBackend(t)
+		for _, v := range variants {
+			t.Run(peer.Name+"/"+v.name, func(t *testing.T) {
+				b := newBackend(t, v.backend...)
 				f := b.dial()
-				guest := vhostusertest.NewGuest(t, vhostusertest.GuestOptions{MoveRings: moved})
+				guest := vhostusertest.NewGuest(t, v.guest)
 				p := peer.New(f, guest)
 				want := lives[peer.Name]
 
@@ -157,9 +168,9 @@ func (b *backend) traffic(guest *vhostusertest.Guest, p string) {
 	b.t.Helper()
 	guest.Tx().ArmInterrupt()
 	guest.Tx().Add(guest.Memory.Out([]byte(p + " tx")))
-	guest.Tx().ForceKick() // for nothing: it is not published
+	guest.Kick(tx) // for nothing: it is not published
 	guest.Tx().Publish()
-	guest.Tx().ForceKick()
+	guest.Kick(tx)
 	b.waitFor("chain taken", func() bool {
 		return guest.Tx().UsedIdx() == guest.Tx().AvailIdx()
 	})
@@ -212,7 +223,7 @@ func TestCloudHypervisorReconnects(t *testing.T) {
 	if got := b.taken(); !slices.Equal(got, []string{"in between"}) {
 		t.Errorf("taken %q", got)
 	}
-	b.expect("attach", "negotiated", "start 0", "start 1", "start 2")
+	b.expect("attach", "negotiated", "inherit", "start 0", "start 1", "start 2")
 }
 
 // QEMU without CONFIGURE_MEM_SLOTS sends the whole table before every start;
@@ -230,5 +241,5 @@ func TestQEMUWithFewProtocolFeatures(t *testing.T) {
 	b.traffic(guest, "second")
 	peer.Shutdown()
 	b.waitEnd()
-	b.expect(script("attach, negotiated, start 0, start 1, stop 0, stop 1, start 0, start 1, stop 0, stop 1, reset, detach")...)
+	b.expect(script("attach, negotiated, start 0, start 1, stop 0, stop 1, start 0, start 1, stop 0, stop 1, detach")...)
 }

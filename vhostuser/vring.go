@@ -17,8 +17,10 @@ type vring struct {
 	size    int       // VHOST_USER_SET_VRING_NUM, 0 before it
 	parts   ringParts // VHOST_USER_SET_VRING_ADDR
 	placed  bool      // that message came
-	base    uint16    // VHOST_USER_SET_VRING_BASE, then the entry after the last one popped
-	started bool      // VHOST_USER_SET_VRING_KICK came, and no VHOST_USER_GET_VRING_BASE since
+	log     ringLog   // VHOST_USER_SET_VRING_ADDR
+	base    uint32    // VHOST_USER_SET_VRING_BASE, then the entry after the last one popped
+	started bool      // a kick, or the means to kick, came, and no VHOST_USER_GET_VRING_BASE since
+	patrol  bool      // VHOST_USER_SET_VRING_KICK said that nobody will kick
 	enabled bool      // VHOST_USER_SET_VRING_ENABLE
 
 	kick, call, fault notifier // VHOST_USER_SET_VRING_KICK, _CALL, _ERR
@@ -26,16 +28,20 @@ type vring struct {
 
 	queue   *virtqueue.Queue // nil until the ring first runs and after forget
 	config  virtqueue.Config // of queue
+	logged  virtqueue.Log    // by queue
+	resumes bool             // queue has run: it goes on when the ring does
 	running bool             // the device has queue
+	ran     bool             // the ring has run in this session
 	left    *position        // where the ring last stopped; nil if there is nothing to go on with
 }
 
 // position is where a ring stands. A driver that goes on after a pause finds its
 // ring as it left it; one that began anew does not.
 type position struct {
-	size       int
-	parts      ringParts
-	base, used uint16
+	size  int
+	parts ringParts
+	base  uint32
+	used  uint16
 }
 
 func newVring(s *session, index int) *vring {
@@ -65,38 +71,64 @@ func (r *vring) runnable() bool {
 	return ok
 }
 
-// start hands the ring to the device.
-func (r *vring) start() {
-	s := r.session
-	resumed := r.queue != nil
-	if !resumed && !r.open() {
+// open makes the ring's queue, unless it goes on with the one it had. A ring
+// that cannot have one is broken.
+func (r *vring) open() {
+	if r.queue != nil {
 		return
 	}
-	r.left = nil
-	r.running, s.used = true, true
-	r.poll()
-	s.server.queueStats(r.index).Starts.Inc()
-	s.server.device.StartQueue(r.index, r.queue)
-	if resumed {
-		r.call.signal() // the driver may have missed one while it was paused
-	}
-}
-
-// open makes the ring's queue. A ring that cannot have one is broken.
-func (r *vring) open() bool {
 	s := r.session
 	r.config, _ = r.layout(s.memory)
-	queue, err := virtqueue.New(s.memory, r.config, uint32(r.base))
+	queue, err := virtqueue.New(s.memory, r.config, r.base)
 	if err != nil {
 		r.started = false
 		r.broken(err)
-		return false
+		return
 	}
-	queue.Interrupt = r.call.signal
+	queue.Interrupt = r.interrupt
 	queue.OnBroken = r.broken
 	queue.Stats = &s.server.queueStats(r.index).Stats
-	r.queue = queue
-	return true
+	r.queue, r.resumes = queue, false
+	r.logged = virtqueue.Log{}
+	r.relog()
+}
+
+// relog makes the ring's queue, if there is one, log what it is to log now.
+func (r *vring) relog() {
+	s := r.session
+	log := virtqueue.Log{
+		Dirty:    s.dirty,
+		Buffers:  s.features&FeatureLogAll != 0,
+		Used:     r.log.on,
+		UsedAddr: r.log.addr,
+	}
+	if r.queue != nil && log != r.logged {
+		r.queue.SetLog(log)
+		r.logged = log
+	}
+}
+
+// inherited reports whether the ring was in use before the session: it has not
+// run yet, and its queue is not where a driver begins.
+func (r *vring) inherited() bool {
+	return r.queue != nil && !r.ran && (r.queue.Base() != 0 || r.queue.UsedIdx() != 0)
+}
+
+// start hands the ring to the device, if open was able to make its queue.
+func (r *vring) start() {
+	if r.queue == nil {
+		return
+	}
+	s := r.session
+	r.left = nil
+	r.running, r.ran, s.used = true, true, true
+	r.poll()
+	s.server.queueStats(r.index).Starts.Inc()
+	s.server.device.StartQueue(r.index, r.queue)
+	if r.resumes {
+		r.interrupt() // the driver may have missed one while it was paused
+	}
+	r.resumes = true
 }
 
 // broken counts what is wrong with the ring and tells the frontend.
@@ -107,7 +139,22 @@ func (r *vring) broken(err error) {
 	if log, ok := s.server.limits.broken.Entry(s.log, s.server.loop.Now()); ok {
 		log.WithError(err).WithField("queue", r.index).WithField("reason", reason.String()).Warn("ring is broken")
 	}
-	r.fault.signal()
+	switch {
+	case r.fault.present():
+		r.fault.signal()
+	case s.inBand():
+		s.backend.fault(r.index)
+	}
+}
+
+// interrupt sends the driver a used buffer notification.
+func (r *vring) interrupt() {
+	switch {
+	case r.call.present():
+		r.call.signal()
+	case r.session.inBand():
+		r.session.backend.call(r.index)
+	}
 }
 
 // stop takes the ring back from the device, which serves it to the end first.
@@ -117,7 +164,8 @@ func (r *vring) stop() {
 	r.running = false // whatever happens below
 	r.unpoll()
 	r.session.server.device.StopQueue(r.index)
-	r.base = uint16(r.queue.Base())
+	r.session.backend.forget(r.index)
+	r.base = r.queue.Base()
 	r.left = &position{size: r.size, parts: r.parts, base: r.base, used: r.queue.UsedIdx()}
 }
 
@@ -133,7 +181,7 @@ func (r *vring) forget() {
 // and to tell errors is the frontend's.
 func (r *vring) reset() {
 	r.forget()
-	r.size, r.parts, r.placed, r.base = 0, ringParts{}, false, 0
+	r.size, r.parts, r.placed, r.log, r.base = 0, ringParts{}, false, ringLog{}, 0
 	r.started, r.enabled = false, false
 	r.kick.drop()
 }
@@ -181,6 +229,7 @@ func (r *vring) anew() bool {
 // setKick takes ownership of fd; with -1 nobody kicks.
 func (r *vring) setKick(fd int) {
 	r.unpoll()
+	r.patrol = fd < 0
 	r.kick.set(fd)
 	if r.running {
 		r.poll()
@@ -192,12 +241,15 @@ func (r *vring) HandleEvents(uint32) {
 	if !r.kick.drain() {
 		r.unpoll()
 	}
+	r.session.server.run(r.kicked)
+}
+
+// kicked passes a kick on.
+func (r *vring) kicked() error {
 	server := r.session.server
 	server.queueStats(r.index).Kicks.Inc()
-	server.run(func() error {
-		server.device.Kick(r.index)
-		return nil
-	})
+	server.device.Kick(r.index)
+	return nil
 }
 
 // poll lets the loop serve kicks. Whether a descriptor can be polled was found
@@ -207,8 +259,11 @@ func (r *vring) poll() {
 }
 
 // untended reports whether nobody can kick for the ring, so that it is looked
-// at from time to time: the frontend detached its descriptor, or closed it.
-func (r *vring) untended() bool { return r.running && !r.polled && r.queue.Broken() == nil }
+// at from time to time: the frontend detached its descriptor, or closed it, and
+// does not send VHOST_USER_VRING_KICK instead.
+func (r *vring) untended() bool {
+	return r.running && !r.polled && (r.patrol || !r.session.inBand()) && r.queue.Broken() == nil
+}
 
 func (r *vring) unpoll() {
 	if r.polled {

@@ -43,8 +43,9 @@ type Guest struct {
 	tb      testing.TB
 	options GuestOptions
 	regions []guestmem.Region
-	fds     []int // of regions
-	calls   []int // what we read interrupts of ring i from
+	fds     []int     // of regions
+	calls   []int     // what we read interrupts of ring i from
+	inBand  *Frontend // kicks and interrupts are messages of its; nil: they are not
 }
 
 // NewGuest returns a guest without rings. It ends with the test.
@@ -69,9 +70,23 @@ func (g *Guest) Regions() []guestmem.Region { return g.regions }
 // Fds returns the files of Regions. They remain the guest's.
 func (g *Guest) Fds() []int { return g.fds }
 
+// Kick kicks the device for ring index, whether it asked for it or not.
+func (g *Guest) Kick(index int) {
+	g.tb.Helper()
+	if g.inBand != nil {
+		g.inBand.withAck(func() { g.inBand.VringKick(uint32(index)) })
+		return
+	}
+	g.Rings[index].ForceKick()
+}
+
 // WaitInterrupt waits for an interrupt of ring index, takes all that came, and
 // reports whether any did in time.
 func (g *Guest) WaitInterrupt(index int, timeout time.Duration) bool {
+	g.tb.Helper()
+	if g.inBand != nil {
+		return g.inBand.WaitCall(index, timeout)
+	}
 	fd := g.calls[index]
 	if !poll(fd, unix.POLLIN, time.Now().Add(timeout)) {
 		return false
