@@ -78,6 +78,9 @@ func (m *Muxer) checkClient(c *conn) {
 
 // promoteWaiting asks the guest on behalf of every host program that waits.
 func (m *Muxer) promoteWaiting() {
+	if m.lost.holds {
+		return // release comes back
+	}
 	for _, c := range m.waiting {
 		if c.stage != stageWaiting {
 			continue

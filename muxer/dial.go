@@ -114,6 +114,14 @@ func (m *Muxer) connected(c *conn) {
 		m.kill(c, ResetShortage)
 		return
 	}
+	if m.lost.holds {
+		return // release answers
+	}
+	m.answer(c)
+}
+
+// answer accepts a guest's REQUEST.
+func (m *Muxer) answer(c *conn) {
 	c.HostConnected()
 	m.settle(c)
 }

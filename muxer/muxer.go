@@ -68,6 +68,7 @@ type Config struct {
 	MaxConnections int   // host sockets and connections of this guest
 	MaxBuffered    int64 // bytes of memory for payload that host sockets do not take
 	OKPort         OKPort
+	Packed         bool // offer packed rings
 	// OwnSocket reports whether the file at path is a listening socket of this
 	// process. A guest may not reach those: one would lead it to another guest.
 	OwnSocket func(path string) bool
@@ -81,7 +82,7 @@ type timed interface {
 }
 
 // sites are the places whose log lines a guest or a host program can provoke.
-type sites struct{ accept, dial, denied, host, guest ratelog.Site }
+type sites struct{ accept, dial, denied, host, guest, cid, state ratelog.Site }
 
 // Muxer serves one guest. Its methods are called on the goroutine of its loop.
 type Muxer struct {
@@ -92,7 +93,10 @@ type Muxer struct {
 
 	// The driver's side. Both rings run, or the guest's clock stands still.
 	rx, tx    *virtqueue.Queue
+	events    eventRing
 	attached  bool
+	met       bool // its rings ran since Attach or Reset
+	features  uint64
 	noStreams bool // the driver acknowledged NO_IMPLIED_STREAM without STREAM
 	seqpacket bool // it acknowledged SEQPACKET
 	clock     guestClock
@@ -101,6 +105,8 @@ type Muxer struct {
 	sockets map[*conn]struct{} // everything that counts against the limit
 	waiting []*conn            // host programs that wait for a driver, oldest first
 	dials   map[string]*dialQueue
+	lost    losses
+	cid     guestCID
 	ports   portSequence
 
 	ready       *rxq.Queue[rxItem]
@@ -156,6 +162,9 @@ func New(cfg Config) (*Muxer, error) {
 	m.clock.stop(0)
 	m.streams = listener{m: m, typ: csm.TypeStream, fd: -1}
 	m.seqpackets = listener{m: m, typ: csm.TypeSeqpacket, fd: -1}
+	m.lost = losses{m: m, conns: make(map[key]csm.Type)}
+	m.cid.configured, m.cid.active = cfg.GuestCID, cfg.GuestCID
+	m.showCID()
 	return m, nil
 }
 
@@ -166,10 +175,12 @@ func (m *Muxer) Work() (more bool) {
 		m.endAll()
 	}
 	if m.running() {
+		more = m.serveEvents()
 		if m.txWaits {
-			more = m.serveTx(false)
+			more = m.serveTx(false) || more
 		}
 		more = m.serveRx() || more
+		more = m.resetLost() || more
 		m.tx.NotifyIfNeeded()
 		m.rx.NotifyIfNeeded()
 		// Replies that left may have made room for the tx ring.

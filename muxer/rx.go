@@ -104,7 +104,7 @@ func (m *Muxer) sendReset(item rxItem) int {
 	}
 	r := item.reset
 	m.hdr = csm.Header{
-		SrcCID: r.cid, DstCID: m.cfg.GuestCID, SrcPort: r.key.host, DstPort: r.key.guest,
+		SrcCID: r.cid, DstCID: m.cid.active, SrcPort: r.key.host, DstPort: r.key.guest,
 		Type: r.typ, Op: csm.OpRST,
 	}
 	m.sendHeader(chain)
@@ -139,7 +139,7 @@ func (m *Muxer) sent(c *conn, op csm.Op) {
 // address fills the fields of m.hdr that are the same for every packet of c.
 func (m *Muxer) address(c *conn) {
 	m.hdr = csm.Header{
-		SrcCID: csm.HostCID, DstCID: m.cfg.GuestCID, SrcPort: c.key.host, DstPort: c.key.guest, Type: c.typ,
+		SrcCID: csm.HostCID, DstCID: m.cid.active, SrcPort: c.key.host, DstPort: c.key.guest, Type: c.typ,
 	}
 }
 

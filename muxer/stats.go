@@ -49,13 +49,14 @@ const (
 	ResetHost                           // the host socket failed
 	ResetShutdown                       // the daemon ends
 	ResetMessageSize                    // a message is larger than the guest or the host socket takes
+	ResetLost                           // the connection ended behind the guest's back
 	resetReasons
 )
 
 // ResetReasons names every ResetReason, in order.
 var ResetReasons = [resetReasons]string{
 	"refused", "denied", "backlog", "limit", "shortage", "own_socket", "orphan", "type", "cid",
-	"duplicate", "violation", "closed", "timeout", "client_gone", "host_error", "shutdown", "message_size",
+	"duplicate", "violation", "closed", "timeout", "client_gone", "host_error", "shutdown", "message_size", "lost",
 }
 
 // Handshake is how a host program's CONNECT ended.
@@ -126,6 +127,10 @@ type Stats struct {
 	ReplyStalls  stats.Counter // the tx ring began to wait for replies to leave
 	BufferStalls stats.Counter // the tx ring began to wait at the cap on buffered bytes
 	AcceptStalls stats.Counter // the listener began to wait for a descriptor
+
+	GuestCID        stats.Gauge   // the guest's address in packets
+	PendingCID      stats.Gauge   // a configured address that is not valid yet; else 0
+	TransportResets stats.Counter // events that told a guest to drop its connections
 
 	Buffered       stats.Gauge // bytes of memory that hold payload for host sockets
 	BufferedBegun  stats.Gauge // of them, those of messages whose end has not come

@@ -41,9 +41,10 @@ func (m *Muxer) insert(c *conn) {
 
 // freeKey returns a key of the guest's port that no connection has, if any.
 func (m *Muxer) freeKey(guestPort uint32) (key, bool) {
-	for range min(len(m.table)+1, m.ports.count()) {
+	for range min(len(m.table)+len(m.lost.conns)+1, m.ports.count()) {
 		k := key{guest: guestPort, host: m.ports.take()}
-		if _, used := m.table[k]; !used {
+		_, used := m.table[k]
+		if _, lost := m.lost.conns[k]; !used && !lost {
 			return k, true
 		}
 	}

@@ -90,6 +90,9 @@ func (m *Muxer) guestDeadlines() iter.Seq2[timed, time.Duration] {
 				return
 			}
 		}
+		if m.lost.at != 0 && !yield(&m.lost, m.lost.at) {
+			return
+		}
 		for _, q := range m.dials {
 			if !yield(q, q.nextAt) {
 				return

@@ -118,7 +118,7 @@ func (m *Muxer) takeChain(chain *virtqueue.Chain) {
 	}
 	h := &m.hdr
 	m.countTx(h)
-	if h.SrcCID != m.cfg.GuestCID {
+	if !m.cid.belongs(h.SrcCID) {
 		m.misbehaves(h, "packet with a source that is not the guest is dropped")
 		m.stats.Drops[DropSourceCID].Inc()
 		m.finishChain(chain)
@@ -169,7 +169,7 @@ func (m *Muxer) parse(chain *virtqueue.Chain) (Drop, bool) {
 func (m *Muxer) rejectPayload(chain *virtqueue.Chain) {
 	k := key{guest: m.hdr.SrcPort, host: m.hdr.DstPort}
 	c := m.table[k]
-	if c != nil && m.hdr.SrcCID == m.cfg.GuestCID && m.hdr.DstCID == csm.HostCID && m.hdr.Type == c.typ {
+	if c != nil && m.cid.belongs(m.hdr.SrcCID) && m.hdr.DstCID == csm.HostCID && m.hdr.Type == c.typ {
 		m.flushBatch()
 		m.kill(c, ResetViolation)
 	}
@@ -189,6 +189,7 @@ func (m *Muxer) finishChain(chain *virtqueue.Chain) {
 // opens one, anything else is told that there is none. An RST is never answered
 // (virtio v1.4 §5.10.6.4).
 func (m *Muxer) stray(h *csm.Header, k key) {
+	m.notLost(h, k)
 	_, known := m.table[k]
 	switch {
 	case h.Op == csm.OpRST:

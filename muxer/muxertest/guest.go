@@ -40,15 +40,16 @@ type Guest struct {
 	wake int // eventfd: stops the goroutine
 	done chan struct{}
 
-	mu        sync.Mutex
-	changed   sync.Cond // of tx room and of nothing else
-	stopped   bool
-	conns     map[addr]*Conn
-	listeners map[uint32]*Listener
-	nextPort  uint32
-	replies   []csm.Header // that wait for room in the tx ring
-	raw       func(Packet) bool
-	resets    int // RSTs received
+	mu              sync.Mutex
+	changed         sync.Cond // of tx room and of nothing else
+	stopped         bool
+	conns           map[addr]*Conn
+	listeners       map[uint32]*Listener
+	nextPort        uint32
+	replies         []csm.Header // that wait for room in the tx ring
+	raw             func(Packet) bool
+	resets          int // RSTs received
+	transportResets int
 }
 
 // NewGuest returns a guest that takes d over. It ends with the test.
@@ -127,6 +128,9 @@ func (g *Guest) serve() {
 		{Fd: int32(g.d.rx.CallFd()), Events: unix.POLLIN},
 		{Fd: int32(g.d.tx.CallFd()), Events: unix.POLLIN},
 	}
+	if e := g.d.o.Events; e != nil {
+		fds = append(fds, unix.PollFd{Fd: int32(e.CallFd()), Events: unix.POLLIN})
+	}
 	for g.interrupt() {
 		if _, err := unix.Poll(fds, -1); err != nil && err != unix.EINTR {
 			g.d.tb.Errorf("muxertest: poll: %v", err)
@@ -134,6 +138,9 @@ func (g *Guest) serve() {
 		}
 		g.d.rx.Interrupts()
 		g.d.tx.Interrupts()
+		if e := g.d.o.Events; e != nil {
+			e.Interrupts()
+		}
 	}
 }
 
@@ -143,6 +150,7 @@ func (g *Guest) interrupt() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for !g.stopped {
+		g.handleEvents()
 		// A guest with too many replies waiting takes no more packets: the device
 		// must not depend on it (spec F.3.3).
 		for len(g.replies) < g.d.rx.Config().Size {
@@ -157,6 +165,9 @@ func (g *Guest) interrupt() bool {
 		g.changed.Broadcast()
 		busy := len(g.replies) >= g.d.rx.Config().Size
 		if more := g.d.tx.ArmInterrupt(); more {
+			continue
+		}
+		if e := g.d.o.Events; e != nil && e.ArmInterrupt() {
 			continue
 		}
 		if more := g.d.rx.ArmInterrupt(); !more || busy {
