@@ -1,49 +1,17 @@
 package virtqueue_test
 
 import (
-	"bytes"
 	"errors"
-	"fmt"
 	"os"
 	"testing"
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/guestmem"
+	"github.com/vhost-user-vsock/vhost-user-vsock/guestmem/guestmemtest"
 	"github.com/vhost-user-vsock/vhost-user-vsock/virtqueue"
 	"github.com/vhost-user-vsock/vhost-user-vsock/virtqueue/virtqueuetest"
 )
 
-// TestMain fails when a test leaves a descriptor or a mapping of guest memory
-// behind.
-func TestMain(m *testing.M) {
-	guestMappings() // opens the runtime's own descriptors
-	fds := openFds()
-	code := m.Run()
-	if left := openFds(); left != fds {
-		fmt.Fprintf(os.Stderr, "descriptors: %d before the tests, %d after\n", fds, left)
-		code = 1
-	}
-	if left := guestMappings(); left != 0 {
-		fmt.Fprintf(os.Stderr, "%d mappings of guest memory left\n", left)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-func openFds() int {
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		panic(err)
-	}
-	return len(entries)
-}
-
-func guestMappings() int {
-	maps, err := os.ReadFile("/proc/self/maps")
-	if err != nil {
-		panic(err)
-	}
-	return bytes.Count(maps, []byte("/memfd:"))
-}
+func TestMain(m *testing.M) { os.Exit(guestmemtest.Main(m)) }
 
 // bothLayouts runs a test with split and with packed rings.
 func bothLayouts(t *testing.T, f func(t *testing.T, packed bool)) {
