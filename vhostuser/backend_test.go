@@ -110,6 +110,7 @@ type device struct {
 	attached bool
 	bufs     guestmem.Buffers
 	fault    func()        // runs in Kick
+	offers   uint64        // Features
 	cid      byte          // the config space
 	state    []byte        // what is saved, and was loaded
 	deadline time.Duration // 0: none
@@ -146,7 +147,7 @@ func (d *device) kicked(index int) int {
 	return d.kicks[index]
 }
 
-func (d *device) Features() uint64 { return offered }
+func (d *device) Features() uint64 { return d.offers }
 
 func (d *device) Config(p []byte) { clear(p); copy(p, []byte{d.cid, 0, 0, 0, 0, 0, 0, 0}) }
 
@@ -161,7 +162,7 @@ func (d *device) Attach() {
 func (d *device) Negotiated(features uint64) {
 	d.quiet("negotiated")
 	d.record("negotiated")
-	if features&^offered != 0 {
+	if features&^d.offers != 0 {
 		d.record("negotiated what was not offered: 0x%x", features)
 	}
 }
@@ -333,6 +334,9 @@ func newBackend(t testing.TB, options ...func(*vhostuser.Config)) *backend {
 // inBand offers INBAND_NOTIFICATIONS.
 func inBand(c *vhostuser.Config) { c.InBand = true }
 
+// packed has the device offer packed rings.
+func packed(c *vhostuser.Config) { c.Device.(*device).offers |= vhostuser.FeatureRingPacked }
+
 // prepareBackend returns a backend whose loop does not run yet.
 func prepareBackend(t testing.TB, options ...func(*vhostuser.Config)) *backend {
 	t.Helper()
@@ -341,7 +345,7 @@ func prepareBackend(t testing.TB, options ...func(*vhostuser.Config)) *backend {
 		t.Fatal(err)
 	}
 	b := &backend{
-		device: &device{kicks: make(map[int]int), cid: 3},
+		device: &device{kicks: make(map[int]int), offers: offered, cid: 3},
 		t:      t,
 		loop:   loop,
 		stats:  new(vhostuser.Stats),

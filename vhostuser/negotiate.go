@@ -55,6 +55,11 @@ func (s *session) setFeatures(m *message) error {
 	return nil
 }
 
+// split and packed report how rings are laid out; neither is known before
+// VHOST_USER_SET_FEATURES.
+func (s *session) split() bool  { return s.negotiated && !s.packed() }
+func (s *session) packed() bool { return s.features&FeatureRingPacked != 0 }
+
 func (s *session) getProtocolFeatures(*message) ([]byte, error) {
 	return u64Payload(uint64(s.server.protocol)), nil
 }

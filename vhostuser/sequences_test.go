@@ -77,6 +77,11 @@ var variants = []struct {
 }{
 	{name: "plain"},
 	{name: "rings move", guest: vhostusertest.GuestOptions{MoveRings: true}},
+	{name: "packed", backend: []func(*vhostuser.Config){packed}, guest: vhostusertest.GuestOptions{Packed: true}},
+	{name: "packed rings move", backend: []func(*vhostuser.Config){packed},
+		guest: vhostusertest.GuestOptions{Packed: true, MoveRings: true}},
+	{name: "packed, in-band", backend: []func(*vhostuser.Config){packed, inBand},
+		guest: vhostusertest.GuestOptions{Packed: true}},
 	{name: "in-band", backend: []func(*vhostuser.Config){inBand}},
 }
 
@@ -143,13 +148,16 @@ func TestPeers(t *testing.T) {
 	}
 }
 
-// The sizes at both ends of what virtio allows.
+// The sizes at both ends of what virtio allows, and of a packed ring any between.
 func TestRingSizes(t *testing.T) {
-	for _, size := range []int{1, 2, 32768} {
-		t.Run(fmt.Sprint(size), func(t *testing.T) {
-			b := newBackend(t)
-			guest := vhostusertest.NewGuest(t, vhostusertest.GuestOptions{RingSize: size})
-			peer := vhostusertest.Crosvm(b.dial(), guest)
+	for _, o := range []vhostusertest.GuestOptions{
+		{RingSize: 1}, {RingSize: 2}, {RingSize: 32768},
+		{RingSize: 1, Packed: true}, {RingSize: 3, Packed: true}, {RingSize: 32767, Packed: true}, {RingSize: 32768, Packed: true},
+	} {
+		t.Run(fmt.Sprintf("%d, packed=%v", o.RingSize, o.Packed), func(t *testing.T) {
+			b := newBackend(t, packed)
+			guest := vhostusertest.NewGuest(t, o)
+			peer := vhostusertest.OpenVMM(b.dial(), guest)
 			peer.Init()
 			peer.Start()
 			for i := range 5 {

@@ -18,8 +18,9 @@ type vring struct {
 	parts   ringParts // VHOST_USER_SET_VRING_ADDR
 	placed  bool      // that message came
 	log     ringLog   // VHOST_USER_SET_VRING_ADDR
-	base    uint32    // VHOST_USER_SET_VRING_BASE, then the entry after the last one popped
+	base    uint32    // VHOST_USER_SET_VRING_BASE, then where the queue stopped; see first
 	started bool      // a kick, or the means to kick, came, and no VHOST_USER_GET_VRING_BASE since
+	literal bool      // base 0 is a position in a packed ring
 	patrol  bool      // VHOST_USER_SET_VRING_KICK said that nobody will kick
 	enabled bool      // VHOST_USER_SET_VRING_ENABLE
 
@@ -32,26 +33,47 @@ type vring struct {
 	resumes bool             // queue has run: it goes on when the ring does
 	running bool             // the device has queue
 	ran     bool             // the ring has run in this session
-	left    *position        // where the ring last stopped; nil if there is nothing to go on with
+
+	answered bool      // the latest answer to VHOST_USER_GET_VRING_BASE was 0, of a packed ring
+	left     *position // where the ring last stopped; nil if there is nothing to go on with
 }
 
 // position is where a ring stands. A driver that goes on after a pause finds its
 // ring as it left it; one that began anew does not.
 type position struct {
-	size  int
+	shape shape
 	parts ringParts
 	base  uint32
-	used  uint16
+	used  uint16 // used.idx, which a packed ring does not have
 }
+
+// packedFirst is the base of a packed ring that was not used yet: slot 0 twice,
+// and both wrap counters are 1 (virtio v1.4 §2.8.1).
+const packedFirst = 1<<31 | 1<<15
 
 func newVring(s *session, index int) *vring {
 	none := notifier{fd: -1}
 	return &vring{session: s, index: index, kick: none, call: none, fault: none}
 }
 
+func (r *vring) shape() shape { return shape{r.size, r.session.packed()} }
+
+// first returns where the ring's queue is to begin. In a packed ring 0 is a place
+// in some later lap, but UML, which never asks where a ring stopped, says 0 of
+// each ring that begins.
+func (r *vring) first() uint32 {
+	if r.fresh() {
+		return packedFirst
+	}
+	return r.base
+}
+
+// fresh reports whether base says of a packed ring that it begins.
+func (r *vring) fresh() bool { return r.session.packed() && r.base == 0 && !r.literal }
+
 // layout returns what the ring's queue is to be made of.
 func (r *vring) layout(memory *guestmem.Table) (cfg virtqueue.Config, ok bool) {
-	cfg, ok = r.parts.translate(memory, r.size)
+	cfg, ok = r.parts.translate(memory, r.shape())
 	cfg.EventIdx = r.session.features&FeatureEventIdx != 0
 	cfg.Indirect = r.session.features&FeatureIndirectDesc != 0
 	return cfg, ok
@@ -79,7 +101,7 @@ func (r *vring) open() {
 	}
 	s := r.session
 	r.config, _ = r.layout(s.memory)
-	queue, err := virtqueue.New(s.memory, r.config, r.base)
+	queue, err := virtqueue.New(s.memory, r.config, r.first())
 	if err != nil {
 		r.started = false
 		r.broken(err)
@@ -111,7 +133,13 @@ func (r *vring) relog() {
 // inherited reports whether the ring was in use before the session: it has not
 // run yet, and its queue is not where a driver begins.
 func (r *vring) inherited() bool {
-	return r.queue != nil && !r.ran && (r.queue.Base() != 0 || r.queue.UsedIdx() != 0)
+	switch {
+	case r.queue == nil || r.ran:
+		return false
+	case r.config.Packed:
+		return r.queue.Base() != packedFirst
+	}
+	return r.queue.Base() != 0 || r.queue.UsedIdx() != 0
 }
 
 // start hands the ring to the device, if open was able to make its queue.
@@ -165,8 +193,13 @@ func (r *vring) stop() {
 	r.unpoll()
 	r.session.server.device.StopQueue(r.index)
 	r.session.backend.forget(r.index)
-	r.base = r.queue.Base()
-	r.left = &position{size: r.size, parts: r.parts, base: r.base, used: r.queue.UsedIdx()}
+	r.base, r.literal = r.queue.Base(), true
+	r.left = &position{
+		shape: shape{r.config.Size, r.config.Packed},
+		parts: r.parts,
+		base:  r.base,
+		used:  r.queue.UsedIdx(),
+	}
 }
 
 // forget stops the ring and drops its queue: it will start from its base.
@@ -181,7 +214,8 @@ func (r *vring) forget() {
 // and to tell errors is the frontend's.
 func (r *vring) reset() {
 	r.forget()
-	r.size, r.parts, r.placed, r.log, r.base = 0, ringParts{}, false, ringLog{}, 0
+	r.size, r.parts, r.placed, r.log = 0, ringParts{}, false, ringLog{}
+	r.base, r.literal, r.answered = 0, false, false
 	r.started, r.enabled = false, false
 	r.kick.drop()
 }
@@ -211,11 +245,11 @@ func (r *vring) anew() bool {
 	if r.left == nil {
 		return false
 	}
-	if r.size != r.left.size || r.parts != r.left.parts || r.base != r.left.base {
+	if r.shape() != r.left.shape || r.parts != r.left.parts || r.base != r.left.base || r.fresh() {
 		return true
 	}
-	cfg, ok := r.parts.translate(r.session.memory, r.size)
-	if !ok {
+	cfg, ok := r.parts.translate(r.session.memory, r.shape())
+	if !ok || cfg.Packed { // whose memory does not say how far it is
 		return false
 	}
 	var used [2]byte

@@ -29,6 +29,8 @@ type GuestOptions struct {
 	// Features are the bits a driver takes when they are offered; 0 means those
 	// of a Linux driver.
 	Features uint64
+	// Packed lays rings out packed where that is offered and the frontend can.
+	Packed bool
 	// MoveRings gives each fresh driver rings at new addresses.
 	MoveRings bool
 }
@@ -53,6 +55,9 @@ func NewGuest(tb testing.TB, o GuestOptions) *Guest {
 	tb.Helper()
 	if o.Features == 0 {
 		o.Features = vhostuser.FeatureVersion1 | vhostuser.FeatureEventIdx | vhostuser.FeatureIndirectDesc
+	}
+	if o.Packed {
+		o.Features |= vhostuser.FeatureRingPacked
 	}
 	memory := virtqueuetest.NewMemory(tb, o.Extents...)
 	return &Guest{tb: tb, Memory: memory, options: o, regions: memory.Regions(), fds: memory.Fds()}
@@ -146,14 +151,16 @@ func (g *Guest) probe(n, size int, features uint64) {
 	for i := range rings {
 		o := virtqueuetest.Options{
 			Size:     size,
+			Packed:   features&vhostuser.FeatureRingPacked != 0,
 			EventIdx: features&vhostuser.FeatureEventIdx != 0,
 			Indirect: features&vhostuser.FeatureIndirectDesc != 0,
 		}
 		if i < len(g.Rings) && !g.options.MoveRings {
 			c := g.Rings[i].Config()
 			o.Desc, o.Avail, o.Used = c.Desc, c.Avail, c.Used
+			clear(g.Memory.Bytes(o.Desc, 16*uint64(c.Size))) // where a packed ring has its indices
 		} else {
-			// A page each, so that no part straddles two regions.
+			// Pages of their own, so that no part straddles two regions.
 			const page = 4096
 			o.Desc = g.Memory.Alloc(16*uint64(size), page)
 			o.Avail = g.Memory.Alloc(6+2*uint64(size), page)
