@@ -200,7 +200,9 @@ func (c *Conn) receiveRW(h *Header) Reaction {
 
 // receiveAnswer takes a CREDIT_UPDATE that is the answer to a CREDIT_REQUEST of
 // ours, or else tells that the guest has read: without news of bytes that was an
-// empty message, for Linux sends one for each message that it reads.
+// empty message, for Linux sends one for each message that it reads. Where answers
+// and news cross, one may be taken for the other; that is one message too many or
+// too few in the count, until the next that has bytes is read.
 func (c *Conn) receiveAnswer(news bool) {
 	switch {
 	case c.answers > 0:

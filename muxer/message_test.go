@@ -222,7 +222,8 @@ func TestEmptyMessagesTowardsTheGuest(t *testing.T) {
 	})
 }
 
-// That the bytes before an empty message were read does not make room for it.
+// That the bytes before an empty message were read does not make room for it: the
+// guest would be sent more than it can hold, of which muxertest tells.
 func TestEmptyMessagesBehindBytes(t *testing.T) {
 	t.Parallel()
 	v := newVM(t, options{seqpacket: true})
@@ -245,7 +246,7 @@ func TestEmptyMessagesBehindBytes(t *testing.T) {
 	}()
 	for i, p := range messages {
 		inGuest := min(i+256, len(messages))
-		v.eventually("the guest has 256 messages", func() bool { return c.UnreadMessages() == inGuest-i })
+		v.eventually("the guest has 256 messages", func() bool { return c.UnreadMessages() >= inGuest-i })
 		wantGuestMessage(t, c, p)
 	}
 	if err := <-sent; err != nil {

@@ -70,6 +70,7 @@ func TestHostClosesWithMessagesUnread(t *testing.T) {
 		wantGuestMessage(t, c, second)
 		wantGuestMessage(t, c, nil)
 		wantGuestMessageEOF(t, c)
+		c.Close()
 		v.idle()
 	})
 }
@@ -87,6 +88,7 @@ func TestHostClosesOverMessagesOfTheGuest(t *testing.T) {
 		})
 		wantGuestMessage(t, c, []byte("last words"))
 		wantGuestMessageEOF(t, c)
+		c.Close()
 		v.idle()
 	})
 }
@@ -186,6 +188,7 @@ func TestHostClosesWithMessagesWaiting(t *testing.T) {
 		s.Close()
 		wantGuestMessage(t, c, []byte("last words"))
 		wantGuestMessageEOF(t, c)
+		c.Close()
 		v.idle()
 		if v.stats.Discarded.Load() < 90000 {
 			t.Error("what nobody can read is not counted")
