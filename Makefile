@@ -11,10 +11,10 @@ UNITS = $(shell $(GO) list ./... | grep -v /tests)
 export CGO_ENABLED = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build test unit race single arm64 guest lint fuzz bench demo clean
+.PHONY: help deps build test unit race single arm64 guest test-ch lint fuzz bench demo clean
 
 help: ## Say what each target does.
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: ## Install and unpack what the tests need beyond Go (Debian 12).
 	tests/deps
@@ -39,6 +39,10 @@ arm64: ## Vet and build for linux/arm64.
 
 guest: ## Drive the real daemon as a process, and boot real guests on it.
 	$(GO) test -count 1 -timeout 15m ./tests/...
+
+test-ch: ## Test under cloud-hypervisor too: CLOUD_HYPERVISOR=/path/to/it, and KVM.
+	@test -x "$(CLOUD_HYPERVISOR)" || { echo "CLOUD_HYPERVISOR must name the cloud-hypervisor to test with"; exit 1; }
+	CLOUD_HYPERVISOR=$(abspath $(CLOUD_HYPERVISOR)) $(GO) test -count 1 -timeout 15m ./tests/cloudhypervisor
 
 lint: ## Check format, vet, staticcheck and go.mod.
 	@test -z "$$(gofmt -l .)" || { gofmt -d .; exit 1; }

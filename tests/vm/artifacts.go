@@ -13,6 +13,7 @@ var (
 	daemonProgram = sync.OnceValues(func() (string, error) { return goBuild("vhost-user-vsock", "./cmd/vhost-user-vsock") })
 	guestInit     = sync.OnceValues(func() (string, error) { return goBuild("init", "./tests/guest") })
 	preload       = sync.OnceValues(buildPreload)
+	bareMetal     = sync.OnceValues(buildBareMetal)
 
 	uml      = sync.OnceValues(packUML)
 	linux61  = sync.OnceValues(func() (kernel, error) { return packDebian("linux-6.1") })
@@ -73,6 +74,30 @@ func goBuild(name, pkg string) (string, error) {
 func buildPreload() (string, error) {
 	return publish("preload.so", func(path string) error {
 		return run("gcc", "-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror", "-o", path, "tests/preload/uml.c")
+	})
+}
+
+// buildBareMetal builds the guest that needs no operating system, an ELF file with a
+// PVH entry. It has no interrupts and no floating point, and is its own C library.
+func buildBareMetal() (string, error) {
+	top, err := root()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(top, "tests", "cloudhypervisor", "guest")
+	sources, err := filepath.Glob(filepath.Join(dir, "*.[cS]"))
+	if err != nil {
+		return "", err
+	}
+	return publish("baremetal.elf", func(path string) error {
+		args := []string{
+			"-std=c11", "-O2", "-Wall", "-Wextra", "-Werror",
+			"-ffreestanding", "-nostdlib", "-static", "-no-pie", "-fno-pic",
+			"-mgeneral-regs-only", "-mno-red-zone", "-fno-stack-protector", "-fcf-protection=none",
+			"-fno-asynchronous-unwind-tables",
+			"-Wl,--build-id=none", "-T", filepath.Join(dir, "guest.ld"), "-o", path,
+		}
+		return run("gcc", append(args, sources...)...)
 	})
 }
 

@@ -28,37 +28,54 @@ const (
 	stopLimit  = 5 * time.Second // it promises 1 s; the machine may be busy
 )
 
-// StartDaemon builds the daemon, starts it with further arguments and waits for its
-// sockets; --guest-cid among them replaces GuestCID. At the end of the test it must end
+// StartDaemon builds the daemon, starts it with further arguments and waits until it is
+// ready; --guest-cid among them replaces GuestCID. At the end of the test it must end
 // well by SIGTERM.
 func StartDaemon(t TB, args ...string) *Daemon {
+	t.Helper()
+	dir := tempDir(t)
+	d := &Daemon{
+		Socket: filepath.Join(dir, "vhost.sock"),
+		UDS:    filepath.Join(dir, "vm.vsock"),
+	}
+	d.start(t, args...)
+	return d
+}
+
+// Restart kills the daemon, which leaves its sockets in the file system, and starts it
+// with these further arguments.
+func (d *Daemon) Restart(t TB, args ...string) {
+	t.Helper()
+	d.process.kill()
+	d.start(t, args...)
+}
+
+func (d *Daemon) start(t TB, args ...string) {
 	t.Helper()
 	program, err := daemonProgram()
 	if err != nil {
 		t.Fatalf("build the daemon: %v", err)
 	}
-	dir, addr := tempDir(t), freeAddr(t)
-	d := &Daemon{
-		Socket:  filepath.Join(dir, "vhost.sock"),
-		UDS:     filepath.Join(dir, "vm.vsock"),
-		Metrics: "http://" + addr + "/metrics",
-	}
+	addr := freeAddr(t)
+	d.Metrics = "http://" + addr + "/metrics"
 	if !slices.Contains(args, "--guest-cid") {
 		args = append(args, "--guest-cid", strconv.Itoa(GuestCID))
 	}
 	args = append(args, "--socket", d.Socket, "--uds-path", d.UDS, "--metrics-addr", addr)
-	d.process = start(t, "daemon", exec.Command(program, args...))
-	t.Cleanup(func() { d.stop(t) })
-	Eventually(t, startLimit, "the daemon's sockets exist", func() bool {
-		select {
-		case <-d.process.exited:
-			t.Fatalf("the daemon ended: %v\n%s", d.process.err, d.process.out.text())
-		default:
+	p := start(t, "daemon", exec.Command(program, args...))
+	d.process = p
+	t.Cleanup(func() {
+		if d.process == p { // else Restart killed it
+			d.stop(t)
 		}
-		return exists(d.Socket) && exists(d.UDS)
 	})
-	return d
+	if _, ok := d.process.out.await("msg=ready", 1, startLimit); !ok {
+		t.Fatalf("the daemon is not ready:\n%s", d.process.out.text())
+	}
 }
+
+// Reload has the daemon read again what it reads at SIGHUP.
+func (d *Daemon) Reload() { d.process.cmd.Process.Signal(syscall.SIGHUP) }
 
 // stop ends the daemon as an operator does; a failed test wants its metrics first.
 func (d *Daemon) stop(t TB) {
@@ -71,13 +88,10 @@ func (d *Daemon) stop(t TB) {
 	if err := d.process.wait(t, stopLimit); err != nil {
 		t.Fatalf("the daemon ended with exit code %d, want 0", exitCode(err))
 	}
-	if exists(d.Socket) || exists(d.UDS) {
+	if exists(d.Socket) || exists(d.UDS) || exists(d.UDS+seqpacketSuffix) {
 		t.Fatalf("the daemon left its sockets behind")
 	}
 }
-
-// Reload has the daemon read again what it reads at SIGHUP.
-func (d *Daemon) Reload() { d.process.cmd.Process.Signal(syscall.SIGHUP) }
 
 func exists(path string) bool {
 	_, err := os.Lstat(path)

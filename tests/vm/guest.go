@@ -17,11 +17,18 @@ const bootLimit = 180 * time.Second
 type Guest struct {
 	daemon  *Daemon
 	process *process
-	monitor *qmp // nil in User-Mode Linux
-	boots   int  // how often it came up
+	monitor monitor // nil in User-Mode Linux
+	boots   int     // how often it came up
 }
 
-func newGuest(t TB, d *Daemon, p *process, monitor *qmp) *Guest {
+// monitor is how a VMM is told what to do with its machine.
+type monitor interface {
+	pause(t TB)
+	resume(t TB)
+	reset(t TB)
+}
+
+func newGuest(t TB, d *Daemon, p *process, monitor monitor) *Guest {
 	t.Helper()
 	g := &Guest{daemon: d, process: p, monitor: monitor}
 	g.AwaitBoot(t)
@@ -41,9 +48,20 @@ func (g *Guest) AwaitBoot(t TB) {
 }
 
 // Stop pauses the machine; Continue lets it go on; Reset is its reset button.
-func (g *Guest) Stop(t TB)     { t.Helper(); g.monitor.execute(t, "stop") }
-func (g *Guest) Continue(t TB) { t.Helper(); g.monitor.execute(t, "cont") }
-func (g *Guest) Reset(t TB)    { t.Helper(); g.monitor.execute(t, "system_reset") }
+func (g *Guest) Stop(t TB)     { t.Helper(); g.monitor.pause(t) }
+func (g *Guest) Continue(t TB) { t.Helper(); g.monitor.resume(t) }
+func (g *Guest) Reset(t TB)    { t.Helper(); g.monitor.reset(t) }
+
+// AwaitLine waits until text occurs on the console for the n-th time and returns what
+// follows, with it, on its line.
+func (g *Guest) AwaitLine(t TB, text string, n int) string {
+	t.Helper()
+	line, ok := g.process.out.await(text, n, answerLimit)
+	if !ok {
+		t.Fatalf("%s did not print %q for the time number %d within %v", g.process.name, text, n, answerLimit)
+	}
+	return line
+}
 
 // Kill ends the machine at once, without a word to the guest.
 func (g *Guest) Kill() { g.process.kill() }

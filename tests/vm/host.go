@@ -18,6 +18,9 @@ import (
 const (
 	stream    = "unix"
 	seqpacket = "unixpacket"
+
+	// seqpacketSuffix leads to the socket that takes the latter.
+	seqpacketSuffix = "_seqpacket"
 )
 
 // sendBuffer lets the largest message (256 KiB) into a SOCK_SEQPACKET socket; the
@@ -88,7 +91,7 @@ func (d *Daemon) Dial(port uint32) (*net.UnixConn, error) { return dial(stream, 
 // DialSeqpacket is Dial for a port that takes SOCK_SEQPACKET; the two lines are a
 // message each.
 func (d *Daemon) DialSeqpacket(port uint32) (*net.UnixConn, error) {
-	return dial(seqpacket, d.UDS+"_seqpacket", port)
+	return dial(seqpacket, d.UDS+seqpacketSuffix, port)
 }
 
 func dial(network, path string, port uint32) (*net.UnixConn, error) {

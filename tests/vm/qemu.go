@@ -70,6 +70,16 @@ func bootQEMU10(t TB, d *Daemon, device string) *Guest {
 	return boot(t, d, "qemu10", e, k, device)
 }
 
+// BootBareMetal boots the guest without an operating system under QEMU 7.2.
+func BootBareMetal(t TB, d *Daemon) *Guest {
+	t.Helper()
+	image, err := bareMetal()
+	if err != nil {
+		t.Fatalf("bare-metal guest: %v", err)
+	}
+	return boot(t, d, "bare metal", qemu7, kernel{image: image}, "")
+}
+
 // boot starts a machine without KVM whose memory the device can map, and waits
 // until its init serves. device has further options of the device.
 func boot(t TB, d *Daemon, name string, e emulator, k kernel, device string) *Guest {
@@ -85,8 +95,11 @@ func boot(t TB, d *Daemon, name string, e emulator, k kernel, device string) *Gu
 		"-device", "vhost-user-vsock-pci,chardev=vsock" + device,
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
 		"-qmp", "unix:" + monitor + ",server=on,wait=off",
-		"-kernel", k.image, "-initrd", k.initrd,
+		"-kernel", k.image,
 		"-append", "console=ttyS0 panic=-1 loglevel=4 no_timer_check cryptomgr.notests",
+	}
+	if k.initrd != "" {
+		args = append(args, "-initrd", k.initrd)
 	}
 	for _, dir := range e.firmware {
 		args = append(args, "-L", dir)

@@ -13,7 +13,8 @@ type qmp struct {
 	dec  *json.Decoder
 }
 
-// answerLimit bounds the monitor's answers; QEMU starts within it on a busy machine.
+// answerLimit bounds the answers of a monitor and of a guest; QEMU starts within it on a
+// busy machine.
 const answerLimit = 20 * time.Second
 
 func dialQMP(t TB, path string) *qmp {
@@ -34,6 +35,10 @@ func dialQMP(t TB, path string) *qmp {
 	q.execute(t, "qmp_capabilities")
 	return q
 }
+
+func (q *qmp) pause(t TB)  { t.Helper(); q.execute(t, "stop") }
+func (q *qmp) resume(t TB) { t.Helper(); q.execute(t, "cont") }
+func (q *qmp) reset(t TB)  { t.Helper(); q.execute(t, "system_reset") }
 
 // execute runs a command without arguments and waits for its answer.
 func (q *qmp) execute(t TB, command string) {
