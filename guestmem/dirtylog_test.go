@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"runtime/debug"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"unsafe"
@@ -202,19 +203,21 @@ func TestClosedLogHoldsNothing(t *testing.T) {
 
 // TestMigration copies memory as a frontend does, page by page as the log says,
 // while it is written: no write may be missing in the end. It would be if a bit
-// were set before its write, or if setting one undid that another was cleared.
+// were seen before what it stands for.
 func TestMigration(t *testing.T) {
-	const pages, writes = 64, 200_000
+	const pages, writes = 32, 300_000 // one word of the log, that the two meet there
 	log, bits := newLog(t, pages/8, 0)
 	memory := guestmemtest.Mapped(t, guestmemtest.Memfd(t, pages*page), pages*page)
 	copied := make([]byte, len(memory))
-	pass := func() {
-		for word := range pages / 32 {
-			dirty := atomic.SwapUint32((*uint32)(unsafe.Pointer(&bits[4*word])), 0)
-			for bit := range 32 {
-				if at := (32*word + bit) * page; dirty>>bit&1 != 0 {
-					copy(copied[at:at+page], memory[at:at+page])
-				}
+	word := (*uint32)(unsafe.Pointer(&bits[0]))
+	pass := func(swaps int) {
+		var dirty uint32
+		for range swaps {
+			dirty |= atomic.SwapUint32(word, 0)
+		}
+		for i := range pages {
+			if dirty>>i&1 != 0 {
+				copy(copied[i*page:][:page], memory[i*page:])
 			}
 		}
 	}
@@ -223,7 +226,7 @@ func TestMigration(t *testing.T) {
 	go func() {
 		defer close(finished)
 		for !done.Load() {
-			pass()
+			pass(200)
 		}
 	}()
 	rng := rand.New(rand.NewPCG(1, 2))
@@ -234,12 +237,42 @@ func TestMigration(t *testing.T) {
 	}
 	done.Store(true)
 	<-finished
-	pass()
+	pass(1)
 	for i := range pages {
 		if !slices.Equal(copied[i*page:][:page], memory[i*page:][:page]) {
 			t.Errorf("page %d was written after it was copied, and not marked", i)
 		}
 	}
+}
+
+// Other devices mark other pages in the same word of the same log at the same
+// time: neither undoes what the other does.
+func TestTwoDevicesMark(t *testing.T) {
+	const rounds, own = 20_000, 16
+	fd := guestmemtest.Memfd(t, 4)
+	word := (*uint32)(unsafe.Pointer(&guestmemtest.Mapped(t, fd, 4)[0]))
+	var devices sync.WaitGroup
+	for device := range uint64(2) {
+		log, err := MapDirtyLog(fd, 4, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer log.Close()
+		mask := uint32(0xffff) << (own * device)
+		devices.Go(func() {
+			for round := range rounds {
+				for i := range uint64(own) {
+					log.Mark((own*device+i)*page, 1)
+				}
+				if got := atomic.LoadUint32(word) & mask; got != mask {
+					t.Errorf("device %d, round %d: bits 0x%08x are there of 0x%08x", device, round, got, mask)
+					return
+				}
+				atomic.AndUint32(word, ^mask)
+			}
+		})
+	}
+	devices.Wait()
 }
 
 func TestMarkDoesNotAllocate(t *testing.T) {

@@ -6,9 +6,8 @@ import (
 )
 
 // mark sets the bit of a page that the log has a bit for. The frontend clears
-// bits of the same word at the same time, so the word is changed in one step;
-// that step is a full barrier too, so that what was written to the page is seen
-// by whoever finds the bit.
+// bits of the same word at the same time, and other devices set some, so the word
+// is changed in one step. Whoever finds the bit sees what was written before.
 func (l *DirtyLog) mark(page uint64) {
 	b := &l.log.mem[page/8]
 	// SAFETY: the aligned word around a byte of the mapping is in the same page of
