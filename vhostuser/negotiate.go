@@ -101,7 +101,7 @@ func (s *session) setBackendReqFd(m *message) error {
 	}
 	s.backend.set(m.takeFd())
 	for _, r := range s.rings {
-		if r.running && !r.call.present() {
+		if r.running && r.viaMessage(&r.call) {
 			r.interrupt() // what went into a former channel may be lost
 		}
 	}

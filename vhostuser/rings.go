@@ -90,7 +90,7 @@ func (s *session) setVringBase(m *message) error {
 		return fmt.Errorf("%w: base %d", errNumber, base)
 	}
 	r.forget()
-	r.base, r.literal = base, r.answered
+	r.base.set(base)
 	return nil
 }
 
@@ -105,9 +105,7 @@ func (s *session) getVringBase(m *message) ([]byte, error) {
 	r.started = false
 	r.kick.drop()
 	r.call.drop()
-	base := r.first()
-	r.answered = s.packed() && base == 0
-	return VringState{Index: uint32(r.index), Num: base}.AppendTo(nil), nil
+	return VringState{Index: uint32(r.index), Num: r.base.answer(s.packed())}.AppendTo(nil), nil
 }
 
 func (s *session) setVringEnable(m *message) error {

@@ -176,12 +176,21 @@ func (t *transfer) close() {
 	}
 }
 
-// loadState gives the device a state, if no driver uses it meanwhile.
+// loadState gives the device a state, if no driver uses it meanwhile. The driver
+// of that state comes from elsewhere, so where rings stopped says nothing of it.
 func (s *session) loadState(state []byte) error {
 	if s.running() {
 		return errRunning
 	}
-	return s.server.device.LoadState(state)
+	if err := s.server.device.LoadState(state); err != nil {
+		return err
+	}
+	s.used, s.inherited = true, false
+	for _, r := range s.rings {
+		r.forget()
+		r.left, r.ran = nil, false
+	}
+	return nil
 }
 
 // transferred counts and logs the end of a transfer.
