@@ -24,13 +24,28 @@ type model struct {
 
 	// towards the guest
 	sent, consumed uint64
-	window         uint32   // the buffer that the guest says it has
-	unread         []uint64 // where each RW packet ends that the guest has not consumed
+	window         uint32 // the buffer that the guest says it has
+	unread         []run  // the packets of a stream, or the messages, that the guest has not consumed
+	open           bool   // the last of these has no end yet
+	answers        int    // CREDIT_REQUESTs that the guest has not answered
 
 	// from the guest
 	buffer                 uint32
 	taken, forwarded, told uint64
+	partial                uint64 // of what was taken, the beginning of a message without its end
 }
+
+// run is what a guest consumes at once: where it ends, its packets, and whether it
+// has bytes at all.
+type run struct {
+	end     uint64
+	packets int
+	empty   bool
+}
+
+// consumedBy reports whether a guest has consumed the run that has consumed count
+// bytes: of an empty one that shows only in the bytes behind it.
+func (r run) consumedBy(count uint64) bool { return r.end < count || r.end == count && !r.empty }
 
 // Limits of what is believed of a guest; they only ever send less.
 const (
@@ -38,8 +53,9 @@ const (
 	believedPackets = 1024
 )
 
-// hear takes the credit that every packet of the guest carries.
-func (m *model) hear(h *csm.Header) {
+// hear takes the credit that every packet of the guest carries, and reports
+// whether it is news.
+func (m *model) hear(h *csm.Header) bool {
 	window := min(h.BufAlloc, believedWindow)
 	news := window != m.window
 	m.window = window
@@ -51,17 +67,39 @@ func (m *model) hear(h *csm.Header) {
 	if count > m.consumed && count <= m.sent {
 		m.consumed, news = count, true
 	}
-	for len(m.unread) > 0 && m.unread[0] <= m.consumed {
+	for len(m.unread) > 0 && m.unread[0].consumedBy(m.consumed) {
 		m.unread = m.unread[1:]
 	}
 	m.asked = m.asked && !news
+	return news
+}
+
+// hearUpdate: one without news that answers nothing is about an empty message.
+func (m *model) hearUpdate(news bool) {
+	switch {
+	case m.answers > 0:
+		m.answers--
+	case !news && len(m.unread) > 0 && m.unread[0].empty:
+		m.unread = m.unread[1:]
+	}
+}
+
+// packets returns how many packets the guest has not consumed.
+func (m *model) packets() (n int) {
+	for _, r := range m.unread {
+		n += r.packets
+	}
+	return n
 }
 
 func (m *model) receive(h *csm.Header) csm.Reaction {
 	if m.state == csm.Dead {
 		return csm.Nothing
 	}
-	m.hear(h)
+	news := m.hear(h)
+	if h.Op == csm.OpCreditUpdate {
+		m.hearUpdate(news)
+	}
 	switch {
 	case h.Op == csm.OpRST:
 		m.end(false)
@@ -80,21 +118,34 @@ func (m *model) receive(h *csm.Header) csm.Reaction {
 		return csm.Nothing
 	case h.Op == csm.OpShutdown:
 		m.guestShut |= h.Flags & 3
+		if m.guestShut&2 != 0 {
+			m.forwarded += m.partial // its end will not come
+			m.partial = 0
+		}
 		m.endIfDone()
 		return csm.Shut
 	case h.Op == csm.OpRW:
-		return m.receiveRW(uint64(h.Len))
+		return m.receiveRW(h, uint64(h.Len))
 	}
 	return m.violated() // a second REQUEST, INVALID, and what nobody knows
 }
 
-func (m *model) receiveRW(n uint64) csm.Reaction {
+func (m *model) receiveRW(h *csm.Header, n uint64) csm.Reaction {
 	if m.guestShut&2 != 0 || m.waiting()+n > uint64(m.buffer) {
 		return m.violated()
 	}
 	m.taken += n
+	if h.Type == csm.TypeSeqpacket {
+		m.partial += n
+		if h.Flags&1 != 0 {
+			m.partial = 0
+		}
+		if m.partial == uint64(m.buffer) && m.partial > 0 {
+			return m.violated()
+		}
+	}
 	if m.hostShut&1 != 0 {
-		m.forwarded += n
+		m.forward(n)
 		return csm.Discarded
 	}
 	return csm.Payload
@@ -120,6 +171,7 @@ func (m *model) endIfDone() {
 
 func (m *model) forward(n uint64) {
 	m.forwarded += n
+	m.partial = min(m.partial, m.waiting())
 	m.endIfDone()
 }
 
@@ -149,15 +201,20 @@ func (m *model) rxSpace() (bytes, packets int) {
 		return 0, 0
 	}
 	bytes = int(m.window) - int(m.sent-m.consumed)
-	packets = min(max(1, int(m.window)/1024), believedPackets) - len(m.unread)
+	packets = m.packetLimit() - m.packets()
+	if m.open {
+		packets = believedPackets
+	}
 	if bytes <= 0 || packets <= 0 {
 		return 0, 0
 	}
 	return bytes, packets
 }
 
+func (m *model) packetLimit() int { return min(max(1, int(m.window)/1024), believedPackets) }
+
 func (m *model) packetBound() bool {
-	return int(m.window) > int(m.sent-m.consumed) && len(m.unread) >= min(max(1, int(m.window)/1024), believedPackets)
+	return int(m.window) > int(m.sent-m.consumed) && !m.open && m.packets() >= m.packetLimit()
 }
 
 func (m *model) ask() bool {
@@ -168,8 +225,8 @@ func (m *model) ask() bool {
 	return true
 }
 
-// keepsQuiet: memory is short, and the program has not read what it has.
-func (m *model) keepsQuiet(hold bool) bool { return hold && m.waiting() > 0 }
+// keepsQuiet: memory is short, and the program has not read what it could.
+func (m *model) keepsQuiet(hold bool) bool { return hold && m.waiting() > m.partial }
 
 // updateDue is the rule by which a guest that never asks hears of free space.
 func (m *model) updateDue(hold bool) bool {
@@ -198,8 +255,9 @@ func (m *model) next(hold bool) (op csm.Op, flags uint32) {
 	return csm.OpInvalid, 0
 }
 
-// emit accounts for a packet that leaves and returns its credit fields.
-func (m *model) emit(op csm.Op, n int, hold bool) (bufAlloc, fwdCnt uint32) {
+// emit accounts for a packet that leaves and returns its credit fields. last tells
+// that an RW packet is more than the beginning of a message.
+func (m *model) emit(op csm.Op, n int, last, hold bool) (bufAlloc, fwdCnt uint32) {
 	switch op {
 	case csm.OpRequest:
 		m.requestDue = false
@@ -214,9 +272,17 @@ func (m *model) emit(op csm.Op, n int, hold bool) (bufAlloc, fwdCnt uint32) {
 		m.answerDue = false
 	case csm.OpCreditRequest:
 		m.askDue = false
+		m.answers++
 	case csm.OpRW:
 		m.sent += uint64(n)
-		m.unread = append(m.unread, m.sent)
+		if m.open && len(m.unread) > 0 { // else the guest claims to have read it already
+			r := &m.unread[len(m.unread)-1]
+			r.end = m.sent
+			r.packets++
+		} else {
+			m.unread = append(m.unread, run{end: m.sent, packets: 1, empty: n == 0})
+		}
+		m.open = !last
 	}
 	if !m.keepsQuiet(hold) {
 		m.told = m.forwarded
@@ -246,6 +312,7 @@ type trial struct {
 	s    script
 	conn csm.Conn
 	m    model
+	typ  csm.Type
 	data []byte // the whole script
 	loud bool   // keep a log: only a trial that has failed is run again for it
 	log  []string
@@ -269,6 +336,8 @@ func newTrial(t testing.TB, data []byte, loud bool) *trial {
 	tr := &trial{t: t, s: script{data}, data: data, loud: loud, honest: true}
 	tr.alloc = guestBuffers[tr.s.pick(len(guestBuffers))]
 	ours := ourBuffers[tr.s.pick(len(ourBuffers))]
+	tr.typ = []csm.Type{csm.TypeStream, csm.TypeSeqpacket}[tr.s.pick(2)]
+	tr.note("type %d", tr.typ)
 	rx, tx := rxStarts[tr.s.pick(len(rxStarts))], txStarts[tr.s.pick(len(txStarts))]
 	tr.m = model{
 		buffer: ours, sent: rx, consumed: rx, taken: tx, forwarded: tx, told: tx,
@@ -413,7 +482,7 @@ func (tr *trial) lie() {
 // guest passes a packet of the guest to both.
 func (tr *trial) guest(op csm.Op, flags, n uint32) {
 	tr.t.Helper()
-	h := csm.Header{Op: op, Flags: flags, Len: n, BufAlloc: tr.alloc, FwdCnt: uint32(tr.read)}
+	h := csm.Header{Type: tr.typ, Op: op, Flags: flags, Len: n, BufAlloc: tr.alloc, FwdCnt: uint32(tr.read)}
 	tr.note("guest: %v flags %#x len %d buf_alloc %d fwd_cnt %#x", op, flags, n, h.BufAlloc, h.FwdCnt)
 	if op == csm.OpRW && tr.m.taken+uint64(n)-tr.m.told > uint64(tr.m.buffer) {
 		tr.honest = false
@@ -433,7 +502,11 @@ func (tr *trial) guestRW() {
 		free = uint64(tr.m.buffer) - tr.m.waiting() // more than it was told, no more than is there
 	}
 	n := min(free, uint64([]int{0, 1, 100, 4096, 65536, 65536, 262144}[tr.s.pick(7)]))
-	tr.guest(csm.OpRW, 0, uint32(n))
+	flags := []uint32{0, csm.SeqEOM, csm.SeqEOM | csm.SeqEOR, csm.SeqEOR}[tr.s.pick(4)]
+	if tr.typ == csm.TypeSeqpacket && n == free && n > 0 && tr.s.pick(16) != 0 {
+		flags |= csm.SeqEOM // one that fills our buffer without end ends the connection
+	}
+	tr.guest(csm.OpRW, flags, uint32(n))
 }
 
 func (tr *trial) guestReads() {
@@ -507,15 +580,15 @@ func (tr *trial) next() {
 	tr.t.Helper()
 	hold := tr.s.pick(4) == 0
 	op, flags := tr.m.next(hold)
-	h := csm.Header{Len: 99, Flags: 99}
+	h := csm.Header{Type: tr.typ, Len: 99, Flags: 99}
 	if ok := tr.conn.Next(&h, hold); ok != (op != csm.OpInvalid) {
 		tr.fail("Next(hold %t) %t %v, want %v", hold, ok, h.Op, op)
 	}
 	if op == csm.OpInvalid {
 		return
 	}
-	bufAlloc, fwdCnt := tr.m.emit(op, 0, hold)
-	tr.emitted(&h, csm.Header{Op: op, Flags: flags, BufAlloc: bufAlloc, FwdCnt: fwdCnt}, hold)
+	bufAlloc, fwdCnt := tr.m.emit(op, 0, true, hold)
+	tr.emitted(&h, csm.Header{Type: tr.typ, Op: op, Flags: flags, BufAlloc: bufAlloc, FwdCnt: fwdCnt}, hold)
 	if op == csm.OpShutdown && flags&csm.ShutdownSend != 0 {
 		tr.ended = true
 	}
@@ -539,19 +612,29 @@ func (tr *trial) sendRW() {
 	hold := tr.s.pick(4) == 0
 	for range count {
 		n := min(bytes, size)
-		if n == 0 {
+		last, flags := tr.s.pick(2) == 0, uint32(0)
+		if tr.typ == csm.TypeSeqpacket {
+			if last {
+				flags = csm.SeqEOM
+			}
+			if last && !tr.m.open && tr.s.pick(4) == 0 {
+				n = 0 // an empty message
+			} else if n == 0 {
+				break
+			}
+		} else if last = true; n == 0 {
 			break
 		}
 		bytes -= n
-		h := csm.Header{Len: 99, Flags: 99}
-		tr.conn.SendRW(&h, n, false, hold)
-		bufAlloc, fwdCnt := tr.m.emit(csm.OpRW, n, hold)
-		tr.emitted(&h, csm.Header{Op: csm.OpRW, Len: uint32(n), BufAlloc: bufAlloc, FwdCnt: fwdCnt}, hold)
+		h := csm.Header{Type: tr.typ, Len: 99, Flags: 99}
+		tr.conn.SendRW(&h, n, last, hold)
+		bufAlloc, fwdCnt := tr.m.emit(csm.OpRW, n, last, hold)
+		tr.emitted(&h, csm.Header{Type: tr.typ, Op: csm.OpRW, Flags: flags, Len: uint32(n), BufAlloc: bufAlloc, FwdCnt: fwdCnt}, hold)
 	}
 	if inFlight := tr.m.sent - tr.m.consumed; inFlight > uint64(tr.m.window) {
 		tr.fail("%d bytes in flight, the guest takes %d", inFlight, tr.m.window)
 	}
-	if n := len(tr.m.unread); n > max(1, int(tr.m.window)/1024) {
+	if n := len(tr.m.unread); tr.typ == csm.TypeStream && n > max(1, int(tr.m.window)/1024) {
 		tr.fail("%d packets in flight, the guest's buffer is %d", n, tr.m.window)
 	}
 }
@@ -581,6 +664,7 @@ type view struct {
 	guestShut, hostShut uint32
 	guestReads          bool
 	bytes, packets      int // RxSpace
+	messageLimit        int
 	due, dueWhenHeld    bool
 }
 
@@ -594,11 +678,11 @@ func (tr *trial) compare() {
 	opHeld, _ := m.next(true)
 	got := view{
 		c.State(), c.OwesRST(), c.Buffered(), c.GuestShut(), c.HostShut(), c.GuestReads(),
-		bytes, packets, c.Due(false), c.Due(true),
+		bytes, packets, c.MessageLimit(), c.Due(false), c.Due(true),
 	}
 	want := view{
 		m.state, m.owesRST, int(m.waiting()), m.guestShut, m.hostShut, m.guestShut&1 == 0,
-		wantBytes, wantPackets, opDue != csm.OpInvalid, opHeld != csm.OpInvalid,
+		wantBytes, wantPackets, min(int(m.window), 256<<10), opDue != csm.OpInvalid, opHeld != csm.OpInvalid,
 	}
 	if got != want {
 		tr.fail("the connection is\n%+v, want\n%+v", got, want)
@@ -620,11 +704,12 @@ func (tr *trial) checkPromises() {
 	if tr.wasGone && (c.OwesRST() || c.State() != csm.Dead || c.Due(false)) {
 		tr.fail("an RST is to be answered")
 	}
-	reads := c.State() == csm.Established && !m.responseDue && m.guestShut&csm.ShutdownSend == 0 && c.Buffered() == 0
-	if reads && tr.honest && !c.Due(false) {
-		// Everything that will ever be told was told: the guest must see room.
-		if seen := int64(m.buffer) - int64(m.taken-tr.lastTold); seen < min(64<<10, int64(m.buffer)) {
-			tr.fail("the host has read everything, and the guest is left with %d bytes of room", seen)
+	reads := c.State() == csm.Established && !m.responseDue && m.guestShut&csm.ShutdownSend == 0 && m.waiting() == m.partial
+	if reads && tr.honest && !c.Due(true) {
+		// Everything that will ever be told was told: the guest must see room, be it
+		// for the end of a message.
+		if seen := int64(m.buffer) - int64(m.taken-tr.lastTold); seen < min(64<<10, int64(m.buffer)-int64(m.partial)) {
+			tr.fail("the host has read all it can, and the guest is left with %d bytes of room", seen)
 		}
 	}
 }
@@ -643,13 +728,15 @@ func TestConnAgainstModel(t *testing.T) {
 
 // FuzzConn runs scripts that the fuzzer makes up.
 func FuzzConn(f *testing.F) {
-	f.Add([]byte{0, 0, 0, 0, 0, 0, 0, 20, 7, 0, 3, 0, 16, 3})                                // host-initiated, data, read
-	f.Add([]byte{0, 0, 1, 1, 1, 20, 0, 0, 11, 4, 11, 4, 22, 1, 0, 1, 26, 3, 28, 0, 1})       // guest-initiated, near the wrap
-	f.Add([]byte{8, 2, 2, 2, 1, 20, 0, 1, 7, 0, 0, 0, 7, 0, 0, 0, 25, 0, 1, 31, 0, 16, 0})   // a window of one byte
-	f.Add([]byte{0, 0, 3, 3, 1, 20, 0, 1, 11, 5, 11, 5, 11, 5, 11, 5, 0, 0, 22, 1, 0, 1})    // our window filled
-	f.Add([]byte{0, 0, 0, 0, 1, 20, 0, 1, 27, 2, 0, 1, 11, 2, 26, 1, 30, 0})                 // host closes, guest goes on
-	f.Add([]byte{10, 0, 2, 2, 1, 20, 0, 1, 7, 0, 4, 0, 30, 7, 0, 9, 9, 30, 7, 2, 30, 7, 4})  // lies
-	f.Add([]byte{6, 0, 0, 0, 1, 20, 0, 1, 7, 0, 0, 0, 7, 1, 0, 0, 16, 1, 7, 1, 0, 0, 16, 4}) // one packet at a time
+	f.Add([]byte{0, 0, 0, 0, 0, 0, 0, 0, 20, 7, 0, 3, 0, 16, 3})                                // host-initiated, data, read
+	f.Add([]byte{0, 0, 0, 1, 1, 1, 20, 0, 0, 11, 4, 11, 4, 22, 1, 0, 1, 26, 3, 28, 0, 1})       // guest-initiated, near the wrap
+	f.Add([]byte{8, 2, 0, 2, 2, 1, 20, 0, 1, 7, 0, 0, 0, 7, 0, 0, 0, 25, 0, 1, 31, 0, 16, 0})   // a window of one byte
+	f.Add([]byte{0, 0, 0, 3, 3, 1, 20, 0, 1, 11, 5, 11, 5, 11, 5, 11, 5, 0, 0, 22, 1, 0, 1})    // our window filled
+	f.Add([]byte{0, 0, 0, 0, 0, 1, 20, 0, 1, 27, 2, 0, 1, 11, 2, 26, 1, 30, 0})                 // host closes, guest goes on
+	f.Add([]byte{10, 0, 0, 2, 2, 1, 20, 0, 1, 7, 0, 4, 0, 30, 7, 0, 9, 9, 30, 7, 2, 30, 7, 4})  // lies
+	f.Add([]byte{6, 0, 0, 0, 0, 1, 20, 0, 1, 7, 0, 0, 0, 7, 1, 0, 0, 16, 1, 7, 1, 0, 0, 16, 4}) // one packet at a time
+	f.Add([]byte{0, 0, 1, 0, 0, 0, 1, 20, 0, 1, 11, 5, 0, 11, 2, 1, 22, 1, 0, 1})               // a message in pieces
+	f.Add([]byte{0, 0, 1, 0, 0, 1, 20, 0, 7, 0, 0, 0, 1, 0, 25, 1, 16, 1, 16, 1})               // empty ones towards the guest
 	r := rand.New(rand.NewPCG(1, 1))
 	for range 8 {
 		f.Add(random(r, 300))

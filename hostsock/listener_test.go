@@ -296,6 +296,31 @@ func TestStaleSocketIsReplaced(t *testing.T) {
 	wantNames(t, dir, "vm.sock")
 }
 
+// A stale socket gives way whatever its type was and whatever the new one's is.
+func TestStaleSocketOfAnotherType(t *testing.T) {
+	types := []int{unix.SOCK_STREAM, unix.SOCK_SEQPACKET}
+	for _, stale := range types {
+		for _, o := range types {
+			path := filepath.Join(t.TempDir(), "vm.sock")
+			fd, err := unix.Socket(unix.AF_UNIX, stale|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+				t.Fatal(err)
+			}
+			unix.Close(fd)
+			options := private
+			options.Type = o
+			l, err := hostsock.Listen(path, options)
+			if err != nil {
+				t.Fatalf("type %d over a stale socket of type %d: %v", o, stale, err)
+			}
+			l.Close()
+		}
+	}
+}
+
 func TestWhatIsInTheWayStays(t *testing.T) {
 	for _, test := range []struct {
 		name string

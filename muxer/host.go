@@ -69,10 +69,11 @@ func (m *Muxer) flushHost(c *conn) {
 	}
 	n, err := c.flush()
 	c.Forwarded(n)
-	c.blocked = err != nil
 	if err != nil {
 		m.writeFailed(c, err)
+		return
 	}
+	c.blocked = false
 }
 
 // holdBehindOK waits for the host program to take its OK. That it reads no more

@@ -46,7 +46,7 @@ func (f *messages) takeLine() (port uint32, ok bool, err error) {
 		return 0, false, err
 	case !message:
 		return 0, false, io.EOF
-	case n == 0 || n > maxConnectLine:
+	case n > maxConnectLine:
 		return 0, false, errConnectLength
 	}
 	line := f.c.m.line[:n]
@@ -125,7 +125,7 @@ func (f *messages) pump() (packets, bytes int) {
 	}
 	switch space, _ := c.RxSpace(); {
 	case size > c.MessageLimit():
-		m.sites.host.Warn(m.log, m.loop.Now(), "a host socket failed", fmt.Errorf("message of %d bytes: the guest takes %d", size, c.MessageLimit()))
+		m.sites.host.Warn(m.log, m.loop.Now(), "a host program's message is too long", fmt.Errorf("%d bytes, where the guest takes %d", size, c.MessageLimit()))
 		m.kill(c, ResetMessageSize)
 		return 0, 0
 	case space == 0:
@@ -227,18 +227,18 @@ func (f *messages) sendEmpty() (packets int) {
 
 // peek returns the size of the next message, or without one EAGAIN or end of file.
 func (f *messages) peek() (size int, message bool, err error) {
-	for {
-		size, message, err = f.c.m.rxBufs.PeekFrom(f.c.fd, 0, 0)
-		if errno(err) != unix.ECONNRESET { // told once, in front of messages that were sent before
-			return size, message, err
-		}
-	}
+	return f.c.m.rxBufs.PeekFrom(f.c.fd, 0, 0)
 }
 
-// discard takes a message off the socket.
+// discard takes a message off the socket that was seen to be there. ECONNRESET may
+// have come since: it is told once, in front of the messages that were sent before.
 func (f *messages) discard() error {
-	_, _, err := f.c.m.rxBufs.ReceiveFrom(f.c.fd, 0, 0)
-	return err
+	for {
+		_, _, err := f.c.m.rxBufs.ReceiveFrom(f.c.fd, 0, 0)
+		if errno(err) != unix.ECONNRESET {
+			return err
+		}
+	}
 }
 
 func (f *messages) outgrown() bool { return f.size > f.c.MessageLimit() }

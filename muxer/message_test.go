@@ -108,6 +108,23 @@ func TestMessageFlowsInPieces(t *testing.T) {
 	})
 }
 
+// An empty message is not overlooked that comes behind one in pieces and has to
+// wait until the guest reads.
+func TestEmptyMessageBehindOneInPieces(t *testing.T) {
+	t.Parallel()
+	v := newVM(t, options{seqpacket: true, driver: muxertest.Options{Buffers: 20}})
+	p, g := v.listenMessages(52), v.guest()
+	c, s := v.dialMessages(g, p, 52)
+	data := pattern(csm.MaxMessage)
+	s.send(data)
+	s.send(nil)
+	s.send([]byte("next"))
+	v.count("stalls", &v.stats.CreditStalls, 1)
+	wantGuestMessage(t, c, data)
+	wantGuestMessage(t, c, nil)
+	wantGuestMessage(t, c, []byte("next"))
+}
+
 // While a guest has few receive buffers a message goes out in pieces, too, and so
 // it does over a pause of the rings.
 func TestPauseInTheMiddleOfAMessage(t *testing.T) {
@@ -175,11 +192,11 @@ func TestPiecesOfTheGuestMakeOneMessage(t *testing.T) {
 // A message of more ranges than one system call takes is put together first.
 func TestMessageOfManyRanges(t *testing.T) {
 	t.Parallel()
-	v := newVM(t, options{seqpacket: true, ringSize: 2048, driver: muxertest.Options{Framing: muxertest.Framing{Tx: func(size int) []int {
+	v := newVM(t, options{seqpacket: true, ringSize: 2048, driver: muxertest.Options{Framing: muxertest.Framing{Direct: 100, Tx: func(size int) []int {
 		if size < 2000 {
 			return []int{size}
 		}
-		return muxertest.Pieces(1000)(size)
+		return muxertest.Pieces(1100)(size)
 	}}}})
 	p, g := v.listenMessages(52), v.guest()
 	c, s := v.dialMessages(g, p, 52)
@@ -196,10 +213,16 @@ func TestEmptyMessagesTowardsTheGuest(t *testing.T) {
 	t.Parallel()
 	messagePair(t, func(t *testing.T, v *vm, c *muxertest.Conn, s *messageSock) {
 		const n = 2000
+		payload := func(i int) []byte {
+			if i < n/2 {
+				return nil
+			}
+			return pattern(i % 7 / 6) // one in seven has a byte
+		}
 		sent := make(chan error, 1)
 		go func() {
 			for i := range n {
-				if err := s.trySend(pattern(i % 7 / 6)); err != nil { // one in seven has a byte
+				if err := s.trySend(payload(i)); err != nil {
 					sent <- err
 					return
 				}
@@ -208,7 +231,7 @@ func TestEmptyMessagesTowardsTheGuest(t *testing.T) {
 		}()
 		v.eventually("the guest's buffer has no room for packets", func() bool { return c.UnreadMessages() >= 256 })
 		for i := range n {
-			wantGuestMessage(t, c, pattern(i%7/6))
+			wantGuestMessage(t, c, payload(i))
 		}
 		if err := <-sent; err != nil {
 			t.Fatal(err)
