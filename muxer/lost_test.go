@@ -1,6 +1,14 @@
 package muxer_test
 
 import (
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -164,8 +172,8 @@ func TestDriverSpeaksOfLostConnections(t *testing.T) {
 	d.Add(d.Header(1000, 52, csm.OpRequest), nil)
 	d.Add(d.Header(1001, 52, csm.OpRST), nil)
 	d.Add(d.Header(1002, 52, csm.OpRW), []byte("x"))
-	v.newSession()
 	d.Kick()
+	v.newSession()
 	d.ExpectFor(1002, 52, csm.OpRST) // at once
 	d.ExpectFor(1003, 52, csm.OpRST)
 	d.ExpectFor(1000, 52, csm.OpResponse)
@@ -187,4 +195,150 @@ func TestPatienceStandsStillInAPause(t *testing.T) {
 	if got := v.driver.Barrier(); len(got) != 0 {
 		t.Errorf("beside the event, %v", got)
 	}
+}
+
+// Whatever happens to sessions, rings and CIDs under load: no connection stays on
+// one side only, and new ones work.
+func TestNoConnectionIsLeftOnOneSide(t *testing.T) {
+	t.Parallel()
+	for name, events := range map[string]bool{"two rings": false, "three rings": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			v := newVM(t, options{events: events})
+			p, g := v.listen(52), v.guest()
+			l := g.Listen(1234)
+			defer l.Close()
+			go echoAll(func() (io.ReadWriteCloser, error) { return p.AcceptUnix() })
+			go echoAll(func() (io.ReadWriteCloser, error) { return l.Accept() })
+			dial := func() (io.ReadWriteCloser, error) { return g.Dial(52) }
+			call := func() (io.ReadWriteCloser, error) { return v.tryCall(1234) }
+
+			w := workers{kept: make(chan io.ReadWriteCloser, 256)}
+			for range 2 {
+				w.Go(func() { w.work(dial) })
+				w.Go(func() { w.work(call) })
+			}
+			cid := uint64(3)
+			for _, n := range rand.New(rand.NewPCG(1, 2)).Perm(30) {
+				before := w.trips.Load()
+				v.eventually("connections work", func() bool { return w.trips.Load() >= before+8 })
+				switch n % 3 {
+				case 0:
+					v.pause()
+					v.resume()
+				case 1:
+					v.endSession()
+					v.newSession()
+				case 2:
+					cid++
+					v.setCID(cid)
+				}
+			}
+			w.stopped.Store(true)
+			w.Wait()
+			close(w.kept)
+			ended := 0
+			for c := range w.kept {
+				switch err := trip(c); {
+				case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, muxertest.ErrTimeout):
+					t.Error("a connection is on one side only")
+				case err != nil:
+					ended++
+				}
+				c.Close()
+			}
+			if ended == 0 {
+				t.Error("no connection was lost")
+			}
+			for _, open := range []func() (io.ReadWriteCloser, error){dial, call} {
+				c, err := open()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := trip(c); err != nil {
+					t.Error("a new connection:", err)
+				}
+				c.Close()
+			}
+			v.eventually("the guest has nothing left", func() bool { return g.Conns() == 0 })
+			v.idle()
+		})
+	}
+}
+
+// workers open connections, use each once, and keep some.
+type workers struct {
+	sync.WaitGroup
+	stopped atomic.Bool
+	trips   atomic.Int64
+	kept    chan io.ReadWriteCloser
+}
+
+// work goes on until it is stopped; connections may fail.
+func (w *workers) work(open func() (io.ReadWriteCloser, error)) {
+	for !w.stopped.Load() {
+		c, err := open()
+		if err != nil {
+			continue
+		}
+		if trip(c) == nil {
+			w.trips.Add(1)
+		}
+		select {
+		case w.kept <- c:
+		default:
+			c.Close()
+		}
+	}
+}
+
+// trip sends a byte to an echo and waits for it.
+func trip(c io.ReadWriter) error {
+	if _, err := c.Write([]byte("x")); err != nil {
+		return err
+	}
+	_, err := io.ReadFull(c, make([]byte, 1))
+	return err
+}
+
+// echoAll serves what accept returns, each until its end.
+func echoAll(accept func() (io.ReadWriteCloser, error)) {
+	for {
+		switch c, err := accept(); {
+		case err == muxertest.ErrTimeout:
+		case err != nil:
+			return
+		default:
+			go func() {
+				defer c.Close()
+				for p := make([]byte, 1); ; {
+					if _, err := c.Read(p); err == muxertest.ErrTimeout {
+						continue
+					} else if err != nil {
+						return
+					}
+					if _, err := c.Write(p); err != nil {
+						return
+					}
+				}
+			}()
+		}
+	}
+}
+
+// tryCall is client and wantOK, but may fail.
+func (v *vm) tryCall(port uint32) (io.ReadWriteCloser, error) {
+	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: v.path, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	c.SetDeadline(time.Now().Add(patience))
+	fmt.Fprintf(c, "CONNECT %d\n", port)
+	for b := [1]byte{}; b[0] != '\n'; {
+		if _, err := c.Read(b[:]); err != nil {
+			c.Close()
+			return nil, err
+		}
+	}
+	return c, nil
 }
