@@ -190,10 +190,12 @@ var hostileMessagesOfGuest = []struct {
 		d.Send(seqpacketHeader(d, lastWordsPort, port, csm.OpRW, csm.SeqEOM), []byte{1})
 	}, "", []int{1001}},
 	{"a flood of empty messages", func(d *muxertest.Driver, port uint32) {
-		for range 3 * 4096 {
-			d.Add(seqpacketHeader(d, lastWordsPort, port, csm.OpRW, csm.SeqEOM), nil)
+		for range 100 {
+			for range 100 {
+				d.Add(seqpacketHeader(d, lastWordsPort, port, csm.OpRW, csm.SeqEOM), nil)
+			}
+			d.Barrier() // takes the RSTs, of which there are many in the end
 		}
-		d.Kick()
 	}, "violation", nil},
 	{"packets without bytes and end", func(d *muxertest.Driver, port uint32) {
 		for range 3 * 4096 {
@@ -242,7 +244,6 @@ func TestSimulatedHostileMessagesOfGuest(t *testing.T) {
 			resets := h.metric("resets_total", reason)
 			m.do(d, port)
 			if m.reason != "" {
-				expectReset(t, d)
 				h.await(resets+1, "resets_total", reason)
 			}
 			d.Send(seqpacketHeader(d, 1, port, csm.OpRW, csm.SeqEOM), []byte("unharmed"))

@@ -24,7 +24,7 @@ var conversations = []struct {
 	{"refused by the guest", refusedByGuest},
 }
 
-func TestConversations(t *testing.T) {
+func TestBareMetalConversations(t *testing.T) {
 	onEach(t, func(t *testing.T, l lab) {
 		for _, c := range conversations {
 			t.Run(c.name, func(t *testing.T) { c.test(t, l) })

@@ -10,7 +10,7 @@ import (
 )
 
 // A machine's and a driver's reset end what was there before.
-func TestReset(t *testing.T) {
+func TestBareMetalReset(t *testing.T) {
 	onEach(t, func(t *testing.T, l lab) {
 		for _, reset := range []func(){
 			func() { l.Reset(t) },
@@ -44,7 +44,7 @@ func (c counted) Read(b []byte) (int, error) {
 }
 
 // A machine that is paused and resumed while bytes flow loses none of them.
-func TestPauseAndResume(t *testing.T) {
+func TestBareMetalPauses(t *testing.T) {
 	const pauses, size = 5, 1 << 20
 	onEach(t, func(t *testing.T, l lab) {
 		idle := l.dialled(t)
@@ -67,7 +67,7 @@ func TestPauseAndResume(t *testing.T) {
 }
 
 // A paused machine keeps its connections and what was sent to it.
-func TestPaused(t *testing.T) {
+func TestBareMetalPaused(t *testing.T) {
 	onEach(t, func(t *testing.T, l lab) {
 		c := l.dial(t, echo)
 		l.Stop(t)

@@ -86,7 +86,7 @@ func (ld load) mustBeLost(t *testing.T, l lab, n int) {
 
 // cloud-hypervisor has a ring whose driver took VIRTIO_F_IN_ORDER go on at the used index,
 // and else at the available one, behind what is in flight.
-func TestDaemonRestarts(t *testing.T) {
+func TestCloudHypervisorOutlivesTheDaemon(t *testing.T) {
 	for name, words := range map[string]string{"base is the available index": "", "base is the used index": "in-order"} {
 		t.Run(name, func(t *testing.T) {
 			program := cloudHypervisor(t)
@@ -103,8 +103,21 @@ func TestDaemonRestarts(t *testing.T) {
 	}
 }
 
+// A paused one finds the new daemon as it goes on.
+func TestCloudHypervisorOutlivesTheDaemonPaused(t *testing.T) {
+	program := cloudHypervisor(t)
+	d := vm.StartDaemon(t)
+	l := lab{d, vm.BootCloudHypervisor(t, d, program).Guest}
+	old := l.open(t)
+	l.Stop(t)
+	l.Restart(t)
+	l.Continue(t)
+	l.mustHaveLost(t, 1, len(old), vm.GuestCID)
+	l.mustWork(t)
+}
+
 // A snapshot leaves the machine and its connections as they were.
-func TestSnapshotGoesOn(t *testing.T) {
+func TestCloudHypervisorGoesOn(t *testing.T) {
 	program := cloudHypervisor(t)
 	d := vm.StartDaemon(t)
 	c := vm.BootCloudHypervisor(t, d, program)
@@ -121,7 +134,7 @@ func TestSnapshotGoesOn(t *testing.T) {
 
 // A machine is restored from its snapshot twice: by the daemon that served it before,
 // and by a new one, which gives it another address.
-func TestSnapshotRestored(t *testing.T) {
+func TestCloudHypervisorRestored(t *testing.T) {
 	const newCID = vm.GuestCID + 1
 	program := cloudHypervisor(t)
 	d := vm.StartDaemon(t)
@@ -149,7 +162,7 @@ func TestSnapshotRestored(t *testing.T) {
 
 // A machine that migrates while bytes flow both ways finds in its new place what the
 // daemon wrote in the old one: a ring or a packet that stayed behind would stop it.
-func TestMigration(t *testing.T) {
+func TestCloudHypervisorMigrates(t *testing.T) {
 	for _, how := range []struct {
 		name     string
 		handOver bool
@@ -172,7 +185,7 @@ func TestMigration(t *testing.T) {
 }
 
 // A new address reaches the guest with what it loses by it, while it runs.
-func TestCIDChanges(t *testing.T) {
+func TestCloudHypervisorChangesCID(t *testing.T) {
 	const newCID = vm.GuestCID + 1
 	program := cloudHypervisor(t)
 	file := filepath.Join(t.TempDir(), "cid")
