@@ -73,7 +73,7 @@ func (b *board) mustDialSeqpacket(port uint32) *net.UnixConn {
 	return c
 }
 
-// exchange sends messages of these sizes both ways at once, and ends both ways.
+// exchange sends messages of these sizes both ways at once, and closes both ends.
 func exchange(t testing.TB, host *net.UnixConn, guest guestConn, sizes []int) {
 	t.Helper()
 	h := background(func() script.Report {
@@ -101,6 +101,7 @@ func exchange(t testing.TB, host *net.UnixConn, guest guestConn, sizes []int) {
 	if err := sent(); err != nil {
 		t.Errorf("the guest sends: %v", err)
 	}
+	guest.Close()
 	r := h()
 	if r.Err() != nil || !slices.Equal(r.ReceivedMessages, sizes) {
 		t.Errorf("the host received messages of %v bytes: %v", r.ReceivedMessages, r.Err())
