@@ -248,7 +248,7 @@ func TestMigration(t *testing.T) {
 // Other devices mark other pages in the same word of the same log at the same
 // time: neither undoes what the other does.
 func TestTwoDevicesMark(t *testing.T) {
-	const rounds, own = 20_000, 16
+	const rounds, own = 200_000, 16
 	fd := guestmemtest.Memfd(t, 4)
 	word := (*uint32)(unsafe.Pointer(&guestmemtest.Mapped(t, fd, 4)[0]))
 	var devices sync.WaitGroup

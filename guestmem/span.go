@@ -24,6 +24,12 @@ func (s Span) Load16(off int) uint16 { return binary.LittleEndian.Uint16(s.mem[o
 // Load64 returns the little-endian number at off.
 func (s Span) Load64(off int) uint64 { return binary.LittleEndian.Uint64(s.mem[off:]) }
 
+// LoadPair returns the two little-endian numbers of 8 bytes at off.
+func (s Span) LoadPair(off int) (first, second uint64) {
+	p := s.mem[off:][:16]
+	return binary.LittleEndian.Uint64(p), binary.LittleEndian.Uint64(p[8:])
+}
+
 // Store16 writes v at off, little endian.
 func (s Span) Store16(off int, v uint16) { binary.LittleEndian.PutUint16(s.mem[off:], v) }
 

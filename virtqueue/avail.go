@@ -64,9 +64,9 @@ func (q *Queue) Pending() int {
 	return int(q.availIdx - q.nextAvail)
 }
 
-// refresh reads avail.idx of a split ring and reports whether there is an entry to pop. The load
-// is the acquire to the driver's release of virtio v1.4 §2.7.13.3: entries and
-// descriptors are complete.
+// refresh reads avail.idx of a split ring and reports whether there is an entry to
+// pop. The load is the acquire to the driver's release of virtio v1.4 §2.7.13.3:
+// entries and descriptors are complete.
 func (q *Queue) refresh() bool {
 	if q.stopped() {
 		return false

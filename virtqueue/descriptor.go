@@ -22,7 +22,7 @@ const (
 
 // readDescriptor reads descriptor i of a split ring's table, once.
 func readDescriptor(table guestmem.Span, i int) descriptor {
-	return decode(table.Load64(i*descriptorSize), table.Load64(i*descriptorSize+8))
+	return decode(table.LoadPair(i * descriptorSize))
 }
 
 // fetch reads the two halves of the descriptor at gpa, once. Indirect tables need
@@ -32,8 +32,8 @@ func fetch(mem *guestmem.Table, gpa uint64) (addr, rest uint64, err error) {
 	if err := mem.Read(gpa, raw[:]); err != nil {
 		return 0, 0, err
 	}
-	s := guestmem.NewSpan(raw[:])
-	return s.Load64(0), s.Load64(8), nil
+	addr, rest = guestmem.NewSpan(raw[:]).LoadPair(0)
+	return addr, rest, nil
 }
 
 // decode takes a split ring's descriptor from its two halves.

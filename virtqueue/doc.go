@@ -1,4 +1,5 @@
-// Package virtqueue is the device side of a split virtqueue (virtio v1.4 §2.7).
+// Package virtqueue is the device side of a virtqueue, split or packed (virtio
+// v1.4 §2.7, §2.8).
 //
 // A Queue hands out the descriptor chains that a driver made available and gives
 // them back as used. One turn of a device reads
@@ -16,10 +17,14 @@
 // broken for good: Pop answers nothing more, and OnBroken has been called.
 //
 // Descriptors are read once into private memory. The device writes nothing but
-// the used ring and, through the buffers it was given, writable descriptors. It
-// keeps its own copy of both indices and reads used.idx only at the start.
+// the used ring, or used descriptors, and, through the buffers it was given, what
+// writable descriptors name. It keeps its own copy of its position and reads
+// used.idx only at the start.
 //
-// A Queue is confined to one goroutine. Users see chains, indices and
-// notifications only, nothing of the split layout, so that a packed ring could
-// stand behind the same methods.
+// A Queue is confined to one goroutine. Users see chains, positions and
+// notifications only, nothing of the layout: each method asks once which it is,
+// so that split rings, which nearly all guests have, pay a branch for the other.
+//
+// While a guest migrates, SetLog has everything that the device writes marked in
+// the frontend's dirty log.
 package virtqueue

@@ -117,8 +117,8 @@ func (q *Queue) available(p place) (d descriptor, ok bool) {
 	if flags&(flagAvail|flagUsed) != p.marksAvailable() {
 		return descriptor{}, false
 	}
-	rest := q.desc.Load64(off + offLen)
-	return descriptor{addr: q.desc.Load64(off), len: uint32(rest), next: uint16(rest >> 32), flags: flags}, true
+	addr, rest := q.desc.LoadPair(off)
+	return descriptor{addr: addr, len: uint32(rest), next: uint16(rest >> 32), flags: flags}, true
 }
 
 // bindPacked finds the areas of the event suppression (virtio v1.4 §2.8.10.1).

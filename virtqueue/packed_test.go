@@ -113,7 +113,6 @@ func TestPackedRingGoesOn(t *testing.T) {
 				r.q.Push(c.Head, 0)
 			}
 			r.q.Publish()
-			base = r.q.Base()
 			for range size {
 				r.used(t)
 			}

@@ -12,10 +12,10 @@ func (q *Queue) pushPacked(id uint16, written uint32) {
 // publishPacked is Publish for a packed ring: one used descriptor for each chain,
 // in the first of its slots.
 func (q *Queue) publishPacked() {
-	if q.mem == nil {
+	p := &q.packed
+	if p.published == p.pushed || q.mem == nil {
 		return
 	}
-	p := &q.packed
 	q.Stats.Chains.Add(p.pushed - p.published)
 	for ; p.published != p.pushed; p.published++ {
 		c := p.chain(p.published)
