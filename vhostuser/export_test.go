@@ -42,3 +42,6 @@ func (s *Server) Turn() {
 
 // Waits reports whether the frontend waits for the end of a transfer.
 func (s *Server) Waits() bool { return s.session != nil && s.session.interest == 0 }
+
+// ChannelPolled reports whether the loop waits for room in the backend's channel.
+func (s *Server) ChannelPolled() bool { return s.session.backend.polled }

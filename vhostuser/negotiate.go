@@ -96,7 +96,7 @@ func (s *session) setBackendReqFd(m *message) error {
 	if len(m.fds) == 0 {
 		return errNoDescriptor
 	}
-	if err := s.notifies(m.fds[0]); err != nil {
+	if err := s.pollable(m.fds[0]); err != nil {
 		return err
 	}
 	s.backend.set(m.takeFd())

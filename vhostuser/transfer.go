@@ -68,7 +68,7 @@ func (s *session) beginTransfer(m *message) error {
 	case s.transferring():
 		return errTransferRunning
 	}
-	if err := s.notifies(m.fds[0]); err != nil {
+	if err := s.pollable(m.fds[0]); err != nil {
 		return err
 	}
 	t := &transfer{
@@ -185,7 +185,7 @@ func (s *session) loadState(state []byte) error {
 	if err := s.server.device.LoadState(state); err != nil {
 		return err
 	}
-	s.used, s.inherited = true, false
+	s.used = true
 	for _, r := range s.rings {
 		r.forget()
 		r.left, r.ran = nil, false

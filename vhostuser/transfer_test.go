@@ -211,14 +211,19 @@ func TestLoadReplacesTheDriver(t *testing.T) {
 	r.expect("inherit", "start 0")
 	r.enable(true, tx)
 	r.expect("start 1")
+}
 
-	r.enable(false, rx, tx)
-	if code := r.LoadState([]byte("a third one's")); code != 0 {
+// A driver that begins anew loses a state that was loaded, too.
+func TestResetDeviceAfterLoad(t *testing.T) {
+	b := newBackend(t)
+	f := b.negotiated()
+	f.NeedReply = true
+	if code := f.LoadState([]byte("state")); code != 0 {
 		t.Fatalf("loaded with %d", code)
 	}
-	r.events()
-	r.ResetDevice()
-	r.expect("reset")
+	f.ResetDevice()
+	f.ResetDevice()
+	b.expect("attach", "negotiated", "load", "reset")
 }
 
 // A transfer's outcome is told once, and is that of the latest.
