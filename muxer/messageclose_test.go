@@ -145,12 +145,12 @@ func TestMessageWithoutEnd(t *testing.T) {
 			end(v)
 			s.want([]byte("whole"))
 			s.wantEOF()
+			v.count("discarded", &v.stats.Discarded, 70000) // and not only when the program closes, too
 			s.Close()
 			if name == "SHUTDOWN of sending" {
 				v.driver.Expect(csm.OpShutdown)
 				v.driver.Send(v.messageHeader(1000, 52, csm.OpRST), nil)
 			}
-			v.count("discarded", &v.stats.Discarded, 70000)
 			v.idle()
 			if n := v.stats.BufferedBegun.Load(); n != 0 {
 				t.Errorf("%d bytes held for a message that is no more", n)

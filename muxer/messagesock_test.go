@@ -96,14 +96,6 @@ func (s *messageSock) wantEOF() {
 	}
 }
 
-// wantReset reads the end, which a program may see as a failure that wrote last.
-func (s *messageSock) wantEnd() {
-	s.t.Helper()
-	if p, err := s.recv(); !errors.Is(err, io.EOF) && !errors.Is(err, unix.ECONNRESET) {
-		s.t.Fatalf("host program receives %d bytes, %v; want the end", len(p), err)
-	}
-}
-
 // wantOK reads an OK message and returns its number.
 func (s *messageSock) wantOK() int {
 	s.t.Helper()

@@ -288,6 +288,7 @@ func listenFd(t testing.TB, path string, backlog int) int {
 
 func listenTypeFd(t testing.TB, typ int, path string, backlog int) int {
 	t.Helper()
+	os.Remove(path) // left by an earlier listener of the test
 	fd, err := unix.Socket(unix.AF_UNIX, typ|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal("socket:", err)
