@@ -22,7 +22,7 @@ const limit = time.Minute
 const (
 	control = 1
 	echo    = 7  // sends back what it gets
-	discard = 9  // answers how many bytes it got and whether they are the pattern
+	discard = 9  // answers how many bytes of the pattern it got
 	source  = 19 // sends as much of the pattern as a line asks for
 
 	nobody = 77

@@ -31,15 +31,19 @@ struct used {
 	} ring[QUEUE_MAX];
 };
 
+/* PAGE is what a migration copies. What the device writes lies in pages of its own, or a
+ * write of ours would hide that the device's was not logged. */
+#define PAGE 4096
+
 /* A queue of buffers of one descriptor each: buffer n is described by descriptor n. */
 struct queue {
 	_Alignas(16) struct descriptor descriptors[QUEUE_MAX];
 	_Alignas(2) volatile struct available available;
-	_Alignas(4) volatile struct used used;
 	uint16_t size;
 	uint16_t taken; /* how many buffers came back, modulo 2^16 */
 	uint16_t index; /* of the queue among the device's */
 	volatile uint16_t *doorbell;
+	_Alignas(PAGE) volatile struct used used;
 };
 
 #define VIRTIO_F_VERSION_1 (1ull << 32)

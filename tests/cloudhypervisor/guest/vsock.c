@@ -32,8 +32,9 @@ struct packet {
 #define FIRST_DIAL_PORT 1024
 
 static struct queue rx, tx, events;
-static struct packet rx_packets[QUEUE_MAX], tx_packets[QUEUE_MAX];
-static uint32_t event_buffers[QUEUE_MAX];
+static _Alignas(PAGE) struct packet rx_packets[QUEUE_MAX];
+static _Alignas(PAGE) uint32_t event_buffers[QUEUE_MAX];
+static _Alignas(PAGE) struct packet tx_packets[QUEUE_MAX];
 
 /* The packets of tx that the device does not have. */
 static uint16_t tx_free[QUEUE_MAX], tx_free_count;

@@ -39,7 +39,6 @@ struct conn {
 
 	/* What the services keep of a connection. */
 	uint64_t count, goal;
-	bool changed;
 	char line[32];
 
 	uint8_t window[WINDOW];
