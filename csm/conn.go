@@ -287,11 +287,11 @@ func (c *Conn) finishIfDone() {
 
 // HostShutdownDue returns the directions of the host socket that are to be shut
 // now, as SHUTDOWN flags of the guest: ShutdownSend means that nothing more will
-// be written to the host program, and comes only after the last byte. It returns
-// each flag once.
-func (c *Conn) HostShutdownDue() uint32 {
+// be written to the host program, and comes only after the last byte; and, if waits,
+// after empty messages that the owner has yet to write. It returns each flag once.
+func (c *Conn) HostShutdownDue(waits bool) uint32 {
 	due := c.guestShut &^ c.appliedShut
-	if c.tx.buffered() != 0 {
+	if waits || c.tx.buffered() != 0 {
 		due &^= ShutdownSend
 	}
 	c.appliedShut |= due

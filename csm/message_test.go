@@ -103,10 +103,10 @@ func TestBegunMessage(t *testing.T) {
 	if n := c.Buffered(); n != 10001 {
 		t.Errorf("%d bytes wait, want those of the whole message", n)
 	}
-	if c.HostShutdownDue() != 0 {
+	if c.HostShutdownDue(false) != 0 {
 		t.Error("the end is told before the last message")
 	}
-	if c.Forwarded(10001); c.HostShutdownDue() != csm.ShutdownSend {
+	if c.Forwarded(10001); c.HostShutdownDue(false) != csm.ShutdownSend {
 		t.Error("the end is not told")
 	}
 }

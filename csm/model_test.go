@@ -562,7 +562,7 @@ func (tr *trial) hostShuts() {
 func (tr *trial) shutHost() {
 	waiting := tr.m.waiting()
 	passed := tr.m.passedShut
-	got, want := tr.conn.HostShutdownDue(), tr.m.hostShutdownDue()
+	got, want := tr.conn.HostShutdownDue(false), tr.m.hostShutdownDue()
 	tr.note("HostShutdownDue %d", got)
 	if got != want {
 		tr.fail("HostShutdownDue %d, want %d", got, want)

@@ -92,7 +92,7 @@ func guestShut(flags uint32, waiting uint32) csm.Conn {
 	c := established()
 	fromGuest(&c, csm.OpRW, 0, waiting)
 	fromGuest(&c, csm.OpShutdown, flags, 0)
-	c.HostShutdownDue()
+	c.HostShutdownDue(false)
 	return c
 }
 
@@ -197,7 +197,7 @@ func outcome(c *csm.Conn, e event) string {
 	if c.OwesRST() {
 		parts = append(parts, "RST")
 	}
-	if flags := c.HostShutdownDue(); flags != 0 && state != csm.Dead {
+	if flags := c.HostShutdownDue(false); flags != 0 && state != csm.Dead {
 		parts = append(parts, fmt.Sprint("host", flags))
 	}
 	if sent := drain(c); sent != "" {

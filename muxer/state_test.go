@@ -69,6 +69,7 @@ func (v *vm) newProcess(o options, state []byte) {
 		v.m.Detach()
 		v.m.Close()
 		os.Remove(v.path)
+		os.Remove(v.path + "_seqpacket")
 		for _, r := range v.rings() {
 			v.loop.Remove(r.KickFd())
 		}

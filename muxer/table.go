@@ -71,7 +71,7 @@ func (m *Muxer) settle(c *conn) {
 	}
 	c.updatePhase()
 	if c.fd >= 0 && c.State() != csm.Connecting {
-		m.shutHost(c, c.HostShutdownDue())
+		m.shutHost(c, c.HostShutdownDue(c.waits()))
 	}
 	if c.stalled {
 		space, _ := c.RxSpace()

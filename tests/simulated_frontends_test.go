@@ -1,7 +1,6 @@
 package tests
 
 import (
-	"io"
 	"testing"
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/tests/guest/script"
@@ -9,15 +8,24 @@ import (
 	"github.com/vhost-user-vsock/vhost-user-vsock/vhostuser/vhostusertest"
 )
 
-// onEachPeer runs a test on a board of each frontend, with a guest that is up.
+// onEachPeer runs a test on a board of each frontend, with a guest that is up; twice
+// where it can have packed rings.
 func onEachPeer(t *testing.T, test func(*testing.T, *board, newPeer)) {
 	for _, peer := range vhostusertest.Peers {
 		t.Run(peer.Name, func(t *testing.T) {
 			t.Parallel()
-			b := newHost(t).plug(t, peer.New, vhostusertest.GuestOptions{})
-			b.relayed = peer.Name == "UML"
-			b.start()
-			test(t, b, peer.New)
+			h := newHost(t, packed)
+			for _, o := range []vhostusertest.GuestOptions{{}, {Packed: true}} {
+				b := h.plug(t, peer.New, o)
+				b.relayed = peer.Name == "UML"
+				b.start()
+				if o.Packed && !b.memory.Tx().Config().Packed {
+					break // the frontend hides them from its guest
+				}
+				test(t, b, peer.New)
+				b.powerOff()
+				b.frontend.Close()
+			}
 		})
 	}
 }
@@ -111,7 +119,7 @@ func TestSimulatedFrontendsKeepWhatWaits(t *testing.T) {
 }
 
 // cloud-hypervisor finds its backend again and goes on with the rings as they
-// are. For vsock that is a new machine: its connections end.
+// are. The guest is told that its connections have ended.
 func TestSimulatedCloudHypervisorReconnects(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -120,12 +128,14 @@ func TestSimulatedCloudHypervisorReconnects(t *testing.T) {
 	}, vhostusertest.GuestOptions{})
 	b.start()
 	g, c := b.dial()
-	for range 3 {
+	for i := range 3 {
 		b.peer.(*vhostusertest.CloudHypervisor).Reconnect(h.frontend(t))
 		mustEndAt(t, c)
-		io.WriteString(g, "anybody?") // answered by RST
 		mustBeReset(t, g)
 		b.mustWork(mib)
+		if n := b.guest.TransportResets(); n != i+1 {
+			t.Errorf("%d TRANSPORT_RESETs, want %d", n, i+1)
+		}
 		g, c = b.dial()
 	}
 }

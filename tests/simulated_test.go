@@ -227,7 +227,13 @@ func (b *board) start() {
 // bare makes a board of QEMU's with a driver and no guest above it.
 func (h *host) bare(t testing.TB, o muxertest.Options) (*board, *muxertest.Driver) {
 	t.Helper()
-	b := h.plug(t, vhostusertest.QEMU10, vhostusertest.GuestOptions{})
+	return h.bareWith(t, vhostusertest.GuestOptions{}, o)
+}
+
+// bareWith is bare with memory and rings of one's own.
+func (h *host) bareWith(t testing.TB, g vhostusertest.GuestOptions, o muxertest.Options) (*board, *muxertest.Driver) {
+	t.Helper()
+	b := h.plug(t, vhostusertest.QEMU10, g)
 	b.options = o
 	b.peer.Start()
 	return b, b.driver()
@@ -237,7 +243,11 @@ func (b *board) driver() *muxertest.Driver {
 	b.t.Helper()
 	b.relays()
 	b.relays = b.relay()
-	return muxertest.NewDriver(b.t, b.memory.Memory, b.memory.Rx(), b.memory.Tx(), b.options)
+	o := b.options
+	if rings := b.memory.Rings; len(rings) > vhostusertest.EventIndex {
+		o.Events = rings[vhostusertest.EventIndex]
+	}
+	return muxertest.NewDriver(b.t, b.memory.Memory, b.memory.Rx(), b.memory.Tx(), o)
 }
 
 // relay passes on the interrupts of frontends that have descriptors of their own
@@ -248,7 +258,7 @@ func (b *board) relay() (stop func()) {
 	}
 	done := make(chan struct{})
 	var wg sync.WaitGroup
-	for i := range 2 {
+	for i, ring := range b.memory.Rings {
 		wg.Go(func() {
 			for {
 				select {
@@ -256,7 +266,7 @@ func (b *board) relay() (stop func()) {
 					return
 				default:
 					if b.memory.WaitInterrupt(i, 5*time.Millisecond) {
-						b.memory.Rings[i].Interrupt()
+						ring.Interrupt()
 					}
 				}
 			}
