@@ -18,7 +18,7 @@ func TestDataPathDoesNotAllocate(t *testing.T) {
 		h.Decode(&wire)
 		h.Encode(&wire)
 		for range 64 {
-			c.SendRW(&h, 3732, false)
+			c.SendRW(&h, 3732, false, false)
 			read += 3732
 		}
 		tell(&c, 262144, read)
@@ -75,7 +75,7 @@ func BenchmarkRx(b *testing.B) {
 	b.SetBytes(payload)
 	b.ReportAllocs()
 	for b.Loop() {
-		c.SendRW(&h, payload, false)
+		c.SendRW(&h, payload, false, false)
 		read += payload
 		if n++; n == window {
 			tell(&c, 262144, read)

@@ -82,7 +82,8 @@ type Conn struct {
 	toldShut    uint32 // of hostShut, what the guest was told
 	appliedShut uint32 // of guestShut, what the host socket was told
 
-	asked bool // a CREDIT_REQUEST went out and no news came since
+	asked   bool // a CREDIT_REQUEST went out and no news came since
+	answers int  // CREDIT_REQUESTs that went out and were not answered
 
 	rx rxCredit
 	tx txCredit
@@ -119,7 +120,8 @@ func (c *Conn) Receive(h *Header) Reaction {
 	if c.state == Dead {
 		return Nothing
 	}
-	if c.rx.update(h.BufAlloc, h.FwdCnt) {
+	news := c.rx.update(h.BufAlloc, h.FwdCnt)
+	if news {
 		c.asked = false
 	}
 	switch h.Op {
@@ -131,8 +133,11 @@ func (c *Conn) Receive(h *Header) Reaction {
 	case OpShutdown:
 		return c.receiveShutdown(h.Flags)
 	case OpRW:
-		return c.receiveRW(h.Len)
-	case OpCreditUpdate, OpCreditRequest:
+		return c.receiveRW(h)
+	case OpCreditUpdate:
+		c.receiveAnswer(news)
+		return c.receiveCredit(h.Op)
+	case OpCreditRequest:
 		return c.receiveCredit(h.Op)
 	}
 	// A second REQUEST, and operations nobody knows, end the connection: two
@@ -169,22 +174,42 @@ func (c *Conn) receiveShutdown(flags uint32) Reaction {
 		return Violated
 	}
 	c.guestShut |= flags & ShutdownBoth
+	if c.guestShut&ShutdownSend != 0 {
+		c.tx.giveUpMessage()
+	}
 	c.finishIfDone()
 	return Shut
 }
 
-func (c *Conn) receiveRW(n uint32) Reaction {
+func (c *Conn) receiveRW(h *Header) Reaction {
 	if c.requireOpen() == Violated {
 		return Violated
 	}
-	if c.guestShut&ShutdownSend != 0 || !c.tx.admit(n) {
+	if c.guestShut&ShutdownSend != 0 || !c.tx.admit(h.Len) {
+		return c.violate()
+	}
+	if h.Type == TypeSeqpacket && !c.tx.admitPiece(h.Len, h.EndsMessage()) {
 		return c.violate()
 	}
 	if c.hostShut&ShutdownRcv != 0 {
-		c.Forwarded(int(n))
+		c.Forwarded(int(h.Len))
 		return Discarded
 	}
 	return Payload
+}
+
+// receiveAnswer takes a CREDIT_UPDATE that is the answer to a CREDIT_REQUEST of
+// ours, or else tells that the guest has read: without news of bytes that was an
+// empty message, for Linux sends one for each message that it reads. Where answers
+// and news cross, one may be taken for the other; that is one message too many or
+// too few in the count, until the next that has bytes is read.
+func (c *Conn) receiveAnswer(news bool) {
+	switch {
+	case c.answers > 0:
+		c.answers--
+	case !news:
+		c.rx.retireEmpty()
+	}
 }
 
 // requireOpen ends a connection that is not open yet: before RESPONSE neither
@@ -248,7 +273,7 @@ func (c *Conn) shutHost(flags uint32) {
 // Forwarded tells that n bytes from the guest have left for the host program,
 // or that nobody will ever read them. No more than Buffered counts.
 func (c *Conn) Forwarded(n int) {
-	c.tx.forwarded += min(uint32(n), c.tx.buffered())
+	c.tx.forward(uint32(n))
 	c.finishIfDone()
 }
 
@@ -286,6 +311,10 @@ func (c *Conn) RxSpace() (bytes, packets int) {
 	return bytes, packets
 }
 
+// MessageLimit returns how many bytes the longest message may have that is sent
+// to the guest: it takes one out of its buffer only once it is whole.
+func (c *Conn) MessageLimit() int { return min(int(c.rx.bufAlloc), MaxMessage) }
+
 // GuestReads reports whether the guest still wants bytes.
 func (c *Conn) GuestReads() bool { return c.guestShut&ShutdownRcv == 0 }
 
@@ -318,7 +347,8 @@ func (c *Conn) AskCreditAgain() bool {
 }
 
 // Due reports whether any packet other than RW is due to the guest. hold keeps
-// back news of freed buffer space while bytes wait for the host program.
+// back news of freed buffer space while bytes wait for the host program, but not
+// while these are a message's beginning: its end needs the space.
 func (c *Conn) Due(hold bool) bool {
 	return c.pending != 0 || c.creditDue(hold)
 }
@@ -328,7 +358,7 @@ func (c *Conn) creditDue(hold bool) bool {
 	return open && c.guestShut&ShutdownSend == 0 && !c.holds(hold) && c.tx.updateDue(c.rx.bufAlloc)
 }
 
-func (c *Conn) holds(hold bool) bool { return hold && c.tx.buffered() != 0 }
+func (c *Conn) holds(hold bool) bool { return hold && c.tx.buffered() != c.tx.partial }
 
 // Next takes the packet that is due first: REQUEST or RESPONSE, SHUTDOWN, and
 // then credit. It fills Op, Flags, Len and the credit fields of h; ok is false
@@ -347,6 +377,7 @@ func (c *Conn) Next(h *Header, hold bool) (ok bool) {
 		h.Op, h.Flags = OpCreditUpdate, 0
 	case c.take(pendCreditRequest):
 		h.Op, h.Flags = OpCreditRequest, 0
+		c.answers++
 	default:
 		return false
 	}
@@ -368,11 +399,16 @@ func (c *Conn) tellShutdown() {
 	}
 }
 
-// SendRW fills h for an RW packet of n bytes, n being within RxSpace, and
-// accounts for it.
-func (c *Conn) SendRW(h *Header, n int, hold bool) {
+// SendRW fills h, whose type is set, for an RW packet of n bytes, n being within
+// RxSpace, and accounts for it. On a connection of messages last tells that one
+// ends with the packet; an empty message is a packet without bytes.
+func (c *Conn) SendRW(h *Header, n int, last, hold bool) {
 	h.Op, h.Flags, h.Len = OpRW, 0, uint32(n)
-	c.rx.send(n)
+	messages := h.Type == TypeSeqpacket
+	if messages && last {
+		h.Flags = SeqEOM
+	}
+	c.rx.send(n, last || !messages)
 	c.fillCredit(h, hold)
 }
 

@@ -25,7 +25,7 @@ func open(bufAlloc uint32, start uint64) csm.Conn {
 
 func send(c *csm.Conn, sizes ...int) (h csm.Header) {
 	for _, n := range sizes {
-		c.SendRW(&h, n, false)
+		c.SendRW(&h, n, false, false)
 	}
 	return h
 }
@@ -129,7 +129,7 @@ func TestCountersPassFourGiB(t *testing.T) {
 	moved := uint64(0)
 	for moved < 1<<32+1<<20 {
 		checkSpace(t, &c, 65536, 64)
-		c.SendRW(&h, 65536, false)
+		c.SendRW(&h, 65536, false, false)
 		checkSpace(t, &c, 0, 0)
 		if h.FwdCnt != uint32(moved) {
 			t.Fatalf("fwd_cnt %d, want %d", h.FwdCnt, uint32(moved))
@@ -227,7 +227,7 @@ func TestHeldCreditIsToldByNoPacket(t *testing.T) {
 		t.Fatal("an update is due though it is held back")
 	}
 	var h csm.Header
-	if c.SendRW(&h, 100, true); h.FwdCnt != nearWrap {
+	if c.SendRW(&h, 100, false, true); h.FwdCnt != nearWrap {
 		t.Errorf("RW tells fwd_cnt %d, want %d", h.FwdCnt, nearWrap)
 	}
 	fromGuest(&c, csm.OpCreditRequest, 0, 0)
@@ -286,7 +286,7 @@ func TestOldGuestIsAskedForPackets(t *testing.T) {
 	read := uint32(0)
 	for sent := 0; sent < 1000; {
 		if _, packets := c.RxSpace(); packets > 0 {
-			c.SendRW(&h, 100, false)
+			c.SendRW(&h, 100, false, false)
 			sent++
 			continue
 		}

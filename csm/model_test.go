@@ -544,7 +544,7 @@ func (tr *trial) sendRW() {
 		}
 		bytes -= n
 		h := csm.Header{Len: 99, Flags: 99}
-		tr.conn.SendRW(&h, n, hold)
+		tr.conn.SendRW(&h, n, false, hold)
 		bufAlloc, fwdCnt := tr.m.emit(csm.OpRW, n, hold)
 		tr.emitted(&h, csm.Header{Op: csm.OpRW, Len: uint32(n), BufAlloc: bufAlloc, FwdCnt: fwdCnt}, hold)
 	}

@@ -11,6 +11,9 @@ const (
 	// MaxPayload is the largest payload of one packet in bytes; Linux sends no
 	// more (VIRTIO_VSOCK_MAX_PKT_BUF_SIZE).
 	MaxPayload = 64 << 10
+	// MaxMessage is the longest message in bytes, of either direction: what the
+	// guest may send into our buffer, and what it is sent.
+	MaxMessage = 256 << 10
 	// HostCID is the well-known address of the host (virtio v1.4 §5.10.4).
 	HostCID = 2
 )
@@ -57,6 +60,13 @@ const (
 	ShutdownBoth        = ShutdownRcv | ShutdownSend
 )
 
+// Flags of RW on a connection of messages (virtio v1.4 §5.10.6.6); on a stream
+// they mean nothing. A record's end, SeqEOR, cannot be told to AF_UNIX.
+const (
+	SeqEOM uint32 = 1 // the message ends with this packet
+	SeqEOR uint32 = 2 // so does the record
+)
+
 // Header is struct virtio_vsock_hdr in host order (virtio v1.4 §5.10.6).
 type Header struct {
 	SrcCID   uint64
@@ -70,6 +80,9 @@ type Header struct {
 	BufAlloc uint32
 	FwdCnt   uint32
 }
+
+// EndsMessage reports whether an RW packet is the end of a message.
+func (h *Header) EndsMessage() bool { return h.Type == TypeSeqpacket && h.Flags&SeqEOM != 0 }
 
 // Decode reads the wire form. Any 44 bytes decode; meaning is checked elsewhere.
 func (h *Header) Decode(b *[HeaderSize]byte) {

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vhost-user-vsock/vhost-user-vsock/guestmem/guestmemtest"
 )
 
 func TestAppendSplitsAtRegions(t *testing.T) {
@@ -225,7 +227,7 @@ func TestIOBeyondOneVector(t *testing.T) {
 }
 
 func TestIOErrors(t *testing.T) {
-	fd := memfd(t, 2*page)
+	fd := guestmemtest.Memfd(t, 2*page)
 	table, err := Map([]Region{at(0, 2*page)}, []int{fd})
 	if err != nil {
 		t.Fatal(err)

@@ -42,6 +42,38 @@ func (b *Buffers) ReadFrom(fd, from, to int) (int, error) {
 	}
 }
 
+// credentials is the room for the control message of SO_PASSCRED, and for no
+// other: a sender's descriptors find none behind it, and stay outside. It is
+// CMSG_SPACE(sizeof(struct ucred)).
+type credentials [unix.SizeofCmsghdr + (unix.SizeofUcred+7)&^7]byte
+
+// ReceiveFrom fills the ranges with one message of fd by one recvmsg, which does
+// not block; of the ranges it takes the first 1024. It returns the true length of
+// the message: where the ranges have less room, the rest is lost. fd is a socket
+// of type SOCK_SEQPACKET with SO_PASSCRED set: every message brings a control
+// message, an empty one too, and end of file brings none, so that message tells
+// the two apart. Errors are as for ReadFrom.
+func (b *Buffers) ReceiveFrom(fd, from, to int) (n int, message bool, err error) {
+	var control credentials
+	var msg unix.Msghdr
+	if iov := b.vector(from, to); len(iov) > 0 {
+		msg.Iov = &iov[0]
+		msg.SetIovlen(len(iov))
+	}
+	msg.Control = &control[0]
+	for {
+		msg.SetControllen(len(control))
+		// SAFETY: the kernel writes to msg and control, which outlive the call, and
+		// inside the ranges, which lie in mappings.
+		r, _, errno := unix.Syscall(unix.SYS_RECVMSG, uintptr(fd), uintptr(unsafe.Pointer(&msg)),
+			unix.MSG_DONTWAIT|unix.MSG_TRUNC|unix.MSG_CMSG_CLOEXEC)
+		if errno != unix.EINTR {
+			n, err = result("recvmsg", r, errno)
+			return n, err == nil && msg.Controllen > 0, err
+		}
+	}
+}
+
 // WriteTo sends the ranges to the socket fd by one sendmsg, which neither blocks
 // nor raises SIGPIPE. It returns how many bytes went; the first 1024 ranges are
 // tried. Errors are as for ReadFrom.

@@ -7,33 +7,44 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mapRegion maps r from fd, which must be a file that holds all of it: a pipe
-// has no pages, and an access behind the end of a file faults.
-func mapRegion(r Region, fd int) (region, error) {
+// window is part of a file, mapped.
+type window struct {
+	mem     []byte // the bytes that were asked for
+	mapping []byte // the whole pages around mem
+}
+
+// mapWindow maps size bytes of fd, from offset on. fd must be a file that holds
+// all of them: a pipe has no pages, and an access behind the end of a file faults.
+func mapWindow(fd int, size, offset uint64) (window, error) {
 	var st unix.Stat_t
 	if err := retry(func() error { return unix.Fstat(fd, &st) }); err != nil {
-		return region{}, os.NewSyscallError("fstat", err)
+		return window{}, os.NewSyscallError("fstat", err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return region{}, ErrNotAFile
+		return window{}, ErrNotAFile
 	}
-	if size := uint64(st.Size); r.Offset > size || r.Size > size-r.Offset {
-		return region{}, fmt.Errorf("%w: %d bytes at %d of %d", ErrBeyondFile, r.Size, r.Offset, size)
+	if file := uint64(st.Size); offset > file || size > file-offset {
+		return window{}, fmt.Errorf("%w: %d bytes at %d of %d", ErrBeyondFile, size, offset, file)
 	}
 	page, err := pageSize(fd)
 	if err != nil {
-		return region{}, err
+		return window{}, err
 	}
 	// The offset of a mapping is a multiple of the page size, and huge pages are
 	// unmapped in whole pages only.
-	lead := r.Offset % page
-	length := (lead + r.Size + page - 1) / page * page
-	mapping, err := mmap(fd, int64(r.Offset-lead), int(length))
+	lead := offset % page
+	length := (lead + size + page - 1) / page * page
+	mapping, err := mmap(fd, int64(offset-lead), int(length))
 	if err != nil {
-		return region{}, err
+		return window{}, err
 	}
-	end := lead + r.Size
-	return region{Region: r, mapping: mapping, mem: mapping[lead:end:end]}, nil
+	end := lead + size
+	return window{mem: mapping[lead:end:end], mapping: mapping}, nil
+}
+
+// holds reports whether hostAddr is in the pages of the mapping.
+func (w window) holds(hostAddr uintptr) bool {
+	return hostAddr-address(w.mapping) < uintptr(len(w.mapping))
 }
 
 // pageSize returns the size of the pages that back the file.

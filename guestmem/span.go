@@ -27,5 +27,8 @@ func (s Span) Load64(off int) uint64 { return binary.LittleEndian.Uint64(s.mem[o
 // Store16 writes v at off, little endian.
 func (s Span) Store16(off int, v uint16) { binary.LittleEndian.PutUint16(s.mem[off:], v) }
 
+// Store32 writes v at off, little endian.
+func (s Span) Store32(off int, v uint32) { binary.LittleEndian.PutUint32(s.mem[off:], v) }
+
 // Store64 writes v at off, little endian.
 func (s Span) Store64(off int, v uint64) { binary.LittleEndian.PutUint64(s.mem[off:], v) }

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vhost-user-vsock/vhost-user-vsock/guestmem/guestmemtest"
 )
 
 func TestSpanLiesInOneRegion(t *testing.T) {
@@ -89,7 +91,7 @@ var sink uint64
 // A frontend that shrinks the file makes accesses fault; the fault is a panic
 // that says where, and the table knows whether that was guest memory.
 func TestFaultsCanBeAttributed(t *testing.T) {
-	fd := memfd(t, 2*page)
+	fd := guestmemtest.Memfd(t, 2*page)
 	table, err := Map([]Region{at(0, 2*page)}, []int{fd})
 	if err != nil {
 		t.Fatal(err)

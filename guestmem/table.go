@@ -50,8 +50,7 @@ func intersect(a, aSize, b, bSize uint64) bool {
 // region is a mapped Region.
 type region struct {
 	Region
-	mem     []byte // the bytes of the region
-	mapping []byte // the whole pages around mem
+	window
 }
 
 // unmapped is where lookups start before any has succeeded: it holds no address.
@@ -92,11 +91,11 @@ func (t *Table) Add(r Region, fd int) error {
 	if slices.ContainsFunc(t.regions, func(s region) bool { return r.overlaps(s.Region) }) {
 		return ErrRegionOverlap
 	}
-	mapped, err := mapRegion(r, fd)
+	mapped, err := mapWindow(fd, r.Size, r.Offset)
 	if err != nil {
 		return err
 	}
-	t.regions = slices.Insert(t.regions, t.below(r.GuestAddr), mapped)
+	t.regions = slices.Insert(t.regions, t.below(r.GuestAddr), region{r, mapped})
 	t.last = &unmapped
 	return nil
 }
@@ -141,6 +140,19 @@ func (t *Table) GuestAddr(userAddr, n uint64) (guestAddr uint64, ok bool) {
 		}
 	}
 	return 0, false
+}
+
+// Locate returns the guest address and the length of range i of b, which must
+// have been appended from t and not be skipped to its end.
+func (t *Table) Locate(b *Buffers, i int) (guestAddr, n uint64) {
+	v := view(&b.iov[i])
+	for j := range t.regions {
+		r := &t.regions[j]
+		if off := address(v) - address(r.mem); off < uintptr(len(r.mem)) {
+			return r.GuestAddr + uint64(off), uint64(len(v))
+		}
+	}
+	return 0, 0
 }
 
 // Contains reports whether all n bytes at gpa are guest memory.
@@ -227,7 +239,5 @@ func (t *Table) below(gpa uint64) int {
 // Holds reports whether one of the mappings covers hostAddr: whether an access
 // there that faulted was an access to this guest's memory.
 func (t *Table) Holds(hostAddr uintptr) bool {
-	return slices.ContainsFunc(t.regions, func(r region) bool {
-		return hostAddr-address(r.mapping) < uintptr(len(r.mapping))
-	})
+	return slices.ContainsFunc(t.regions, func(r region) bool { return r.holds(hostAddr) })
 }

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vhost-user-vsock/vhost-user-vsock/guestmem/guestmemtest"
 )
 
 const page = 4096
@@ -36,8 +38,8 @@ func TestMapRefusesBadRegions(t *testing.T) {
 		{"offset and size behind the file", []Region{{0, 8 * page, 0, 8*page + 1}}, ErrBeyondFile},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			before := memfdMappings()
-			fd := memfd(t, 16*page)
+			before := guestmemtest.Mappings()
+			fd := guestmemtest.Memfd(t, 16*page)
 			fds := make([]int, len(c.regions))
 			for i := range fds {
 				fds[i] = fd
@@ -49,7 +51,7 @@ func TestMapRefusesBadRegions(t *testing.T) {
 			if table != nil {
 				t.Error("a table beside the error")
 			}
-			if after := memfdMappings(); after != before {
+			if after := guestmemtest.Mappings(); after != before {
 				t.Errorf("%d mappings before, %d after", before, after)
 			}
 		})
@@ -117,7 +119,7 @@ func TestMapRefusesOtherFiles(t *testing.T) {
 }
 
 func TestMapOffsetInsideAPage(t *testing.T) {
-	fd := memfd(t, 3*page)
+	fd := guestmemtest.Memfd(t, 3*page)
 	want := pattern(3 * page)
 	if _, err := unix.Pwrite(fd, want, 0); err != nil {
 		t.Fatal(err)
@@ -168,10 +170,10 @@ func TestMapHugePages(t *testing.T) {
 func TestAddAndRemove(t *testing.T) {
 	table := mapAll(t, at(4*page, page))
 	low := at(0, page)
-	if err := table.Add(low, memfd(t, page)); err != nil {
+	if err := table.Add(low, guestmemtest.Memfd(t, page)); err != nil {
 		t.Fatal(err)
 	}
-	if err := table.Add(low, memfd(t, page)); !errors.Is(err, ErrRegionOverlap) {
+	if err := table.Add(low, guestmemtest.Memfd(t, page)); !errors.Is(err, ErrRegionOverlap) {
 		t.Errorf("second Add: %v, want %v", err, ErrRegionOverlap)
 	}
 	if !table.Contains(page-1, 1) || table.Contains(page-1, 2) || !table.Contains(4*page, page) {
@@ -291,21 +293,21 @@ func TestLookupsDoNotAllocate(t *testing.T) {
 }
 
 func TestMappingsComeAndGo(t *testing.T) {
-	before := memfdMappings()
-	fd := memfd(t, 4*page)
+	before := guestmemtest.Mappings()
+	fd := guestmemtest.Memfd(t, 4*page)
 	for range 100 {
 		table, err := Map([]Region{at(0, page), {GuestAddr: page, Size: page, UserAddr: 0, Offset: 3 * page}}, []int{fd, fd})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := memfdMappings() - before; got != 2 {
+		if got := guestmemtest.Mappings() - before; got != 2 {
 			t.Fatalf("%d mappings for two regions", got)
 		}
 		if err := table.Close(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if after := memfdMappings(); after != before {
+	if after := guestmemtest.Mappings(); after != before {
 		t.Errorf("%d mappings before, %d after", before, after)
 	}
 }

@@ -1,9 +1,9 @@
 package muxer
 
 import (
+	"io"
 	"slices"
 	"strconv"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -11,8 +11,9 @@ import (
 )
 
 // addClient takes ownership of the socket of a host program that has connected.
-func (m *Muxer) addClient(fd int) {
-	c := &conn{m: m, fd: fd, typ: csm.TypeStream, hostInitiated: true, stage: stageLine, reason: ResetClosed, readHint: minReadHint}
+func (m *Muxer) addClient(fd int, typ csm.Type) {
+	c := m.newConn(fd, typ)
+	c.hostInitiated, c.stage = true, stageLine
 	c.refused = len(m.sockets) >= m.cfg.MaxConnections
 	if err := m.loop.Add(fd, watchIn, c); err != nil {
 		m.sites.accept.Warn(m.log, m.loop.Now(), "cannot watch a host program", err)
@@ -24,35 +25,17 @@ func (m *Muxer) addClient(fd int) {
 	m.afterHost(c, connectLineTimeout)
 }
 
-// readLine looks for the CONNECT line without taking a byte behind it: those
-// are payload. A line may come in pieces.
+// readLine looks for the CONNECT line.
 func (m *Muxer) readLine(c *conn) {
-	n, err := peek(c.fd, m.line[:])
-	if err == unix.EAGAIN {
-		return
-	}
-	port, length, parseErr := parseConnectLine(m.line[:max(n, 0)])
+	port, ok, err := c.takeLine()
 	switch {
-	case err != nil || n == 0:
+	case err == io.EOF || errno(err) != 0:
 		c.readable = false
 		m.refuse(c, HandshakeGone)
-	case parseErr != nil:
+	case err != nil:
 		m.refuse(c, HandshakeBadLine)
-	case length == 0 && c.ended:
-		m.refuse(c, HandshakeGone)
-	case length > 0:
-		readRetry(c.fd, m.line[:length]) //nolint:errcheck // they were seen to be there
+	case ok:
 		m.connectLine(c, port)
-	}
-}
-
-// peek reads from a non-blocking socket without consuming.
-func peek(fd int, p []byte) (int, error) {
-	for {
-		n, _, err := unix.Recvfrom(fd, p, unix.MSG_PEEK|unix.MSG_DONTWAIT)
-		if err != unix.EINTR {
-			return n, err
-		}
 	}
 }
 
@@ -67,7 +50,7 @@ func (m *Muxer) connectLine(c *conn, port uint32) {
 		m.refuse(c, HandshakeNoGuest)
 	default:
 		m.afterHost(c, connectLineTimeout)
-		if c.hungUp && unreadBytes(c.fd) == 0 {
+		if c.hungUp && !c.unread() {
 			m.refuse(c, HandshakeGone)
 			return
 		}
@@ -88,15 +71,22 @@ func (m *Muxer) wait(c *conn) {
 
 // checkClient drops a waiting host program that has left with nothing to say.
 func (m *Muxer) checkClient(c *conn) {
-	if c.hungUp && unreadBytes(c.fd) == 0 {
+	if c.hungUp && !c.unread() {
 		m.refuse(c, HandshakeGone)
 	}
 }
 
 // promoteWaiting asks the guest on behalf of every host program that waits.
 func (m *Muxer) promoteWaiting() {
+	if m.lost.holds {
+		return // release comes back
+	}
 	for _, c := range m.waiting {
 		if c.stage != stageWaiting {
+			continue
+		}
+		if !m.knows(c.typ) {
+			m.refuse(c, HandshakeNoSeqpacket)
 			continue
 		}
 		k, ok := m.freeKey(c.key.guest)
@@ -105,7 +95,7 @@ func (m *Muxer) promoteWaiting() {
 			continue
 		}
 		m.stats.Clients.Add(-1)
-		c.Conn = csm.NewHostInitiated(m.window())
+		c.Conn = csm.NewHostInitiated(m.window(c.typ))
 		c.key = k
 		m.insert(c)
 		m.schedule(c)
@@ -134,7 +124,7 @@ func (m *Muxer) refuse(c *conn, result Handshake) {
 // any, the guest shall not get a connection to nobody: if it was asked already,
 // its RESPONSE is answered by RST.
 func (m *Muxer) clientLeft(c *conn) {
-	if unreadBytes(c.fd) > 0 {
+	if c.unread() {
 		return
 	}
 	m.stats.Handshakes[HandshakeGone].Inc()
@@ -147,8 +137,7 @@ func (m *Muxer) clientLeft(c *conn) {
 }
 
 // opened acts on the guest's RESPONSE: the host program reads its OK, in one
-// write. Guest bytes are held back until it has taken the line, for many clients
-// read more than the line and drop what they did not expect.
+// write.
 func (m *Muxer) opened(c *conn) {
 	c.guestAt = 0
 	if c.fd >= 0 && hangsUp(c.fd) {
@@ -170,10 +159,9 @@ func (m *Muxer) opened(c *conn) {
 	}
 	line := strconv.AppendUint(append(m.line[:0], "OK "...), uint64(port), 10)
 	line = append(line, '\n')
-	switch n, err := writeRetry(c.fd, line); {
-	case n == len(line):
+	switch err := c.sayOK(line); {
+	case err == nil:
 		m.stats.Handshakes[HandshakeOK].Inc()
-		c.okUnread = true
 	case err == unix.EPIPE || err == unix.ECONNRESET:
 		m.stats.Handshakes[HandshakeGone].Inc()
 		m.writeFailed(c, err)
@@ -182,27 +170,3 @@ func (m *Muxer) opened(c *conn) {
 		c.Kill()
 	}
 }
-
-// okTaken reports whether guest bytes may follow the OK line: the host program
-// has read it, and bytes that were held back for that have waited okGrace more.
-func (m *Muxer) okTaken(c *conn) bool {
-	switch now := m.loop.Now(); {
-	case !c.okUnread:
-		return true
-	case !allTaken(c.fd):
-		return false
-	case c.out.Len() == 0: // it was read some time ago
-	case c.okTakenAt == 0:
-		c.okTakenAt = now
-		m.afterHost(c, okGrace)
-		return false
-	case now-c.okTakenAt < okGrace:
-		return false
-	}
-	c.okUnread = false
-	return true
-}
-
-// okGrace is how long held bytes wait after the OK line was taken. Taking it wakes
-// us while the program is still in its call, which would take them as well.
-const okGrace = 2 * time.Millisecond

@@ -41,6 +41,7 @@ type conn struct {
 	key key
 	typ csm.Type
 	fd  int // -1 once closed
+	flow
 
 	stage         stage
 	dial          *dialQueue // where it waits in stageDialing
@@ -55,17 +56,12 @@ type conn struct {
 	deaf     bool // the host program takes no more bytes
 	blocked  bool // the socket took less than it was given
 	watchOut bool // EPOLLOUT is in the interest
-	okUnread bool // the OK was written, and guest bytes may not follow it yet
 	refused  bool // over the limit: to be closed behind its CONNECT line
 	asked    bool // our REQUEST is in the ring
 	queued   bool // in the ready queue
 	stalled  bool // host bytes wait for the guest's credit
 
-	okTakenAt time.Duration // when held bytes found the OK taken, by the loop's clock
-	wasted    int           // bytes that were read away
-
-	readHint int // bytes worth making room for at the next read
-	out      csm.TxBuf
+	wasted   int           // bytes that were read away
 	askAfter time.Duration // how long the guest has to tell of credit before it is asked again
 	hostAt   time.Duration // deadline by the loop's clock, or 0
 	guestAt  time.Duration // deadline by the guest's clock, or 0

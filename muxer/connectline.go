@@ -1,6 +1,7 @@
 package muxer
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math"
@@ -66,6 +67,19 @@ func parseConnectLine(b []byte) (port uint32, n int, err error) {
 	default:
 		return 0, 0, nil
 	}
+}
+
+// parseConnectMessage is parseConnectLine for a whole message: nothing may follow
+// the line, and its newline may be missing.
+func parseConnectMessage(b []byte) (port uint32, err error) {
+	if !bytes.HasSuffix(b, []byte{'\n'}) {
+		b = append(b, '\n')
+	}
+	port, n, err := parseConnectLine(b)
+	if err == nil && n < len(b) {
+		err = errConnectEnd
+	}
+	return port, err
 }
 
 func isBlank(c byte) bool { return c == ' ' || c == '\t' }

@@ -7,51 +7,66 @@ import (
 	"github.com/vhost-user-vsock/vhost-user-vsock/virtqueue"
 )
 
-// Virtqueues of the device (virtio v1.4 §5.10.2). The event queue needs no
-// service: a driver that lost its connections is reset by RSTs.
+// Virtqueues of the device (virtio v1.4 §5.10.2).
 const (
-	rxQueue = 0
-	txQueue = 1
+	rxQueue    = 0
+	txQueue    = 1
+	eventQueue = 2
 )
 
 // Feature bits of the device (virtio v1.4 §5.10.3) and of its rings (§6).
 const (
 	featureStream          = 1 << 0
+	featureSeqpacket       = 1 << 1
 	featureNoImpliedStream = 1 << 2
 	featureIndirectDesc    = 1 << 28
 	featureEventIdx        = 1 << 29
 	featureVersion1        = 1 << 32
+	featureRingPacked      = 1 << 34
 	featureInOrder         = 1 << 35
 )
 
 // Features returns the feature bits that the device offers. IN_ORDER holds
 // because every chain is used in the order in which it became available.
 func (m *Muxer) Features() uint64 {
-	return featureStream | featureNoImpliedStream |
-		featureIndirectDesc | featureEventIdx | featureVersion1 | featureInOrder
+	offered := uint64(featureStream | featureSeqpacket | featureNoImpliedStream |
+		featureIndirectDesc | featureEventIdx | featureVersion1 | featureInOrder)
+	if m.cfg.Packed {
+		offered |= featureRingPacked
+	}
+	return offered
 }
 
 // Config writes the device's configuration space, guest_cid, to the start of p
 // (virtio v1.4 §5.10.4).
 func (m *Muxer) Config(p []byte) {
 	var cid [8]byte
-	binary.LittleEndian.PutUint64(cid[:], m.cfg.GuestCID)
+	binary.LittleEndian.PutUint64(cid[:], m.cid.configured)
 	copy(p, cid[:])
 }
 
 // Negotiated tells which features the driver acknowledged. No bit at all means
 // streams, and so does SEQPACKET alone (virtio v1.4 §5.10.3).
 func (m *Muxer) Negotiated(features uint64) {
+	m.features = features
 	m.noStreams = features&featureNoImpliedStream != 0 && features&featureStream == 0
+	m.seqpacket = features&featureSeqpacket != 0
 }
 
 // Attach tells that a frontend is there: a driver may come up.
 func (m *Muxer) Attach() { m.attached = true }
 
-// Detach tells that the frontend has gone; the rings were stopped and Reset was
-// called before. Host programs that wait for a driver wait no longer.
+// Detach tells that the session is over; the rings were stopped before. Every
+// connection ends as by Reset. Which ones the driver believes in is remembered, for
+// it may go on in the next session. Host programs that wait for a driver wait no
+// longer.
 func (m *Muxer) Detach() {
 	m.attached = false
+	m.lost.conns = m.believed()
+	if m.met {
+		m.cid.left = m.cid.active
+	}
+	m.forgetAll()
 	for _, c := range m.waiting {
 		if c.stage == stageWaiting {
 			m.refuse(c, HandshakeNoGuest)
@@ -70,11 +85,32 @@ func (m *Muxer) StartQueue(index int, q *virtqueue.Queue) {
 	case txQueue:
 		m.tx, m.txWaits, m.txStall, m.txFaulted = q, true, stallNone, false
 		m.batch.conn = nil // a fault in guest memory may have left one
+	case eventQueue:
+		m.startEvents(q)
+		return
 	}
 	if m.running() {
 		m.clock.start(m.loop.Now())
+		m.meetDriver()
 		m.promoteWaiting()
 	}
+}
+
+// meetDriver decides about a driver whose rings run for the first time since
+// Attach or Reset: one that goes on is told what it lost, any other lost nothing.
+func (m *Muxer) meetDriver() {
+	if m.met {
+		return
+	}
+	m.met = true
+	if !m.lost.goesOn {
+		clear(m.lost.conns)
+		return
+	}
+	if m.cid.left != 0 {
+		m.useCID(m.cid.left)
+	}
+	m.tellLosses()
 }
 
 // StopQueue takes a ring back. What the driver has published in the tx ring is
@@ -97,6 +133,8 @@ func (m *Muxer) StopQueue(index int) {
 			}
 			m.tx.NotifyIfNeeded()
 		}
+	case eventQueue:
+		m.events.q = nil
 	}
 }
 
@@ -107,26 +145,45 @@ func (m *Muxer) Kick(index int) {
 		m.rxStall = false
 	case txQueue:
 		m.txWaits = true
+	case eventQueue:
+		m.events.kicked = true
 	}
 }
 
 // Reset tells that the driver has lost its state. Its connections are over and
 // it needs no RST; host programs read what was taken for them, then end of file.
 func (m *Muxer) Reset() {
+	m.forgetAll()
+	clear(m.lost.conns)
+	m.cid.left = 0
+}
+
+// forgetAll ends all connections and forgets the driver. The next one reads the
+// configured CID, unless it is one that goes on.
+func (m *Muxer) forgetAll() {
 	m.ready.Clear()
 	for _, c := range m.table {
-		c.queued = false
-		if c.stage == stageOpen && c.isUnasked() {
-			m.demote(c)
-			continue
-		}
-		if c.State() == csm.Connecting && c.fd >= 0 {
-			m.stats.Handshakes[HandshakeNoGuest].Inc()
-		}
-		c.Forget()
-		m.bury(c)
+		m.forget(c)
 	}
 	clear(m.dials)
+	m.lost.goesOn, m.lost.due, m.lost.byRST, m.lost.holds, m.lost.at = false, false, false, false, 0
+	m.met, m.events.there = false, false
+	m.useCID(m.cid.configured)
+}
+
+// forget ends a connection without a word to the driver, which has forgotten it or
+// learns of its end otherwise. One that it has not heard of waits again.
+func (m *Muxer) forget(c *conn) {
+	c.queued = false
+	if c.stage == stageOpen && c.isUnasked() {
+		m.demote(c)
+		return
+	}
+	if c.State() == csm.Connecting && c.fd >= 0 {
+		m.stats.Handshakes[HandshakeNoGuest].Inc()
+	}
+	c.Forget()
+	m.bury(c)
 }
 
 func (m *Muxer) running() bool { return m.rx != nil && m.tx != nil }

@@ -44,14 +44,15 @@ func (m *Muxer) request(h *csm.Header, k key) {
 		m.pushReset(resetFor(h), ResetOwnSocket)
 		return
 	}
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(unix.AF_UNIX, socketType(h.Type)|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		m.sites.dial.Warn(m.log, m.loop.Now(), "cannot make a host socket for the guest", os.NewSyscallError("socket", err))
 		m.pushReset(resetFor(h), ResetShortage)
 		return
 	}
-	c := &conn{m: m, key: k, typ: h.Type, fd: fd, reason: ResetClosed, readHint: minReadHint}
-	c.Conn = csm.NewGuestInitiated(h, m.window())
+	c := m.newConn(fd, h.Type)
+	c.key = k
+	c.Conn = csm.NewGuestInitiated(h, m.window(c.typ))
 	m.sockets[c] = struct{}{}
 	m.insert(c)
 	m.dial(c, path)
@@ -60,7 +61,7 @@ func (m *Muxer) request(h *csm.Header, k key) {
 // admit decides whether a guest may open one more connection.
 func (m *Muxer) admit(h *csm.Header) (ResetReason, bool) {
 	switch {
-	case m.noStreams:
+	case m.noStreams && h.Type == csm.TypeStream:
 		return ResetType, false
 	case m.ending:
 		return ResetShutdown, false
@@ -113,6 +114,14 @@ func (m *Muxer) connected(c *conn) {
 		m.kill(c, ResetShortage)
 		return
 	}
+	if m.lost.holds {
+		return // release answers
+	}
+	m.answer(c)
+}
+
+// answer accepts a guest's REQUEST.
+func (m *Muxer) answer(c *conn) {
 	c.HostConnected()
 	m.settle(c)
 }

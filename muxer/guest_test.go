@@ -347,7 +347,7 @@ func TestConfigAndFeatures(t *testing.T) {
 		t.Errorf("configuration space % x", p)
 	}
 	v.m.Config(p[:4]) // a short one is no crash
-	if f := v.m.Features(); f != 1<<0|1<<2|1<<28|1<<29|1<<32|1<<35 {
+	if f := v.m.Features(); f != 1<<0|1<<1|1<<2|1<<28|1<<29|1<<32|1<<35 {
 		t.Errorf("features %#x", f)
 	}
 }

@@ -58,16 +58,16 @@ func (m *Muxer) awaitRoom(c *conn) {
 
 // flushHost writes what waits for the host socket, now that it has room.
 func (m *Muxer) flushHost(c *conn) {
-	if !m.okTaken(c) {
+	if !c.mayWrite() {
 		m.holdBehindOK(c)
 		return
 	}
-	if c.out.Len() == 0 {
+	if !c.waits() {
 		c.blocked, c.watchOut = false, false
 		m.loop.Modify(c.fd, watchIn) //nolint:errcheck // it is registered
 		return
 	}
-	n, err := c.out.WriteTo(&m.pool, c.fd)
+	n, err := c.flush()
 	c.Forwarded(n)
 	c.blocked = err != nil
 	if err != nil {
@@ -82,7 +82,7 @@ func (m *Muxer) holdBehindOK(c *conn) {
 		m.writeFailed(c, err)
 		return
 	}
-	if c.out.Len() > 0 && c.hostAt == 0 {
+	if c.waits() && c.hostAt == 0 {
 		m.afterHost(c, blockedProbe)
 	}
 }
@@ -101,8 +101,8 @@ func (m *Muxer) writeFailed(c *conn, err error) {
 		m.afterHost(c, shortageRetry)
 		return
 	case unix.EPIPE, unix.ECONNRESET:
-		c.deaf, c.okUnread = true, false
-		m.discard(c, c.out.Release(&m.pool))
+		c.deaf = true
+		m.discard(c, c.release())
 		if hangsUp(c.fd) {
 			c.hungUp, c.ended, c.readable = true, true, true
 		} else {
@@ -112,8 +112,11 @@ func (m *Muxer) writeFailed(c *conn, err error) {
 	}
 	m.sites.host.Warn(m.log, m.loop.Now(), "a host socket failed", err)
 	c.deaf = true
-	m.discard(c, c.out.Release(&m.pool))
+	m.discard(c, c.release())
 	c.reason = ResetHost
+	if errno(err) == unix.EMSGSIZE {
+		c.reason = ResetMessageSize
+	}
 	c.Kill()
 }
 
@@ -131,7 +134,7 @@ func (m *Muxer) hostEnded(c *conn) {
 
 // hostClosed acts on a host program that has gone, all its bytes delivered.
 func (m *Muxer) hostClosed(c *conn) {
-	m.stats.Discarded.Add(uint64(c.out.Release(&m.pool)))
+	m.stats.Discarded.Add(uint64(c.release()))
 	c.deaf = true
 	c.HostClosed()
 	m.closeFD(c)

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vhost-user-vsock/vhost-user-vsock/csm"
 )
 
 // acceptBatch is how many host programs are accepted before others get a turn.
@@ -13,21 +15,28 @@ const acceptBatch = 64
 // acceptRetry is when a listener looks again that met a shortage of descriptors.
 const acceptRetry = 50 * time.Millisecond
 
-// listener accepts host programs on the uds-path socket.
+// listener accepts host programs, on the uds-path socket or on its twin for
+// connections of messages.
 type listener struct {
 	m        *Muxer
+	typ      csm.Type
 	fd       int
 	paused   bool
 	resumeAt time.Duration
 }
 
 // Listen takes ownership of the listening socket of uds-path, also on error.
-func (m *Muxer) Listen(fd int) error {
-	if err := m.loop.Add(fd, unix.EPOLLIN, &m.listener); err != nil {
+func (m *Muxer) Listen(fd int) error { return m.streams.listen(fd) }
+
+// ListenSeqpacket is Listen for the SOCK_SEQPACKET socket <uds-path>_seqpacket.
+func (m *Muxer) ListenSeqpacket(fd int) error { return m.seqpackets.listen(fd) }
+
+func (l *listener) listen(fd int) error {
+	if err := l.m.loop.Add(fd, unix.EPOLLIN, l); err != nil {
 		unix.Close(fd) //nolint:errcheck
 		return err
 	}
-	m.listener.fd = fd
+	l.fd = fd
 	return nil
 }
 
@@ -46,7 +55,7 @@ func (l *listener) HandleEvents(uint32) {
 		fd, _, err := unix.Accept4(l.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 		switch err {
 		case nil:
-			l.m.addClient(fd)
+			l.m.addClient(fd, l.typ)
 		case unix.EINTR, unix.ECONNABORTED:
 		case unix.EAGAIN:
 			return

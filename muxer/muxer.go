@@ -68,6 +68,7 @@ type Config struct {
 	MaxConnections int   // host sockets and connections of this guest
 	MaxBuffered    int64 // bytes of memory for payload that host sockets do not take
 	OKPort         OKPort
+	Packed         bool // offer packed rings
 	// OwnSocket reports whether the file at path is a listening socket of this
 	// process. A guest may not reach those: one would lead it to another guest.
 	OwnSocket func(path string) bool
@@ -81,7 +82,7 @@ type timed interface {
 }
 
 // sites are the places whose log lines a guest or a host program can provoke.
-type sites struct{ accept, dial, denied, host, guest ratelog.Site }
+type sites struct{ accept, dial, denied, host, guest, cid, state ratelog.Site }
 
 // Muxer serves one guest. Its methods are called on the goroutine of its loop.
 type Muxer struct {
@@ -92,21 +93,28 @@ type Muxer struct {
 
 	// The driver's side. Both rings run, or the guest's clock stands still.
 	rx, tx    *virtqueue.Queue
+	events    eventRing
 	attached  bool
+	met       bool // its rings ran since Attach or Reset
+	features  uint64
 	noStreams bool // the driver acknowledged NO_IMPLIED_STREAM without STREAM
+	seqpacket bool // it acknowledged SEQPACKET
 	clock     guestClock
 
 	table   map[key]*conn      // connections the guest knows or is about to
 	sockets map[*conn]struct{} // everything that counts against the limit
 	waiting []*conn            // host programs that wait for a driver, oldest first
 	dials   map[string]*dialQueue
+	lost    losses
+	cid     guestCID
 	ports   portSequence
 
 	ready       *rxq.Queue[rxItem]
 	hostTimers  *killq.Queue[timed] // by the loop's clock
 	guestTimers *killq.Queue[timed] // by the guest's clock
 
-	listener listener
+	streams    listener // of host programs that connect for bytes
+	seqpackets listener // and of those that connect for messages
 
 	txWaits   bool // entries may be in the tx ring that were not taken
 	txStall   stall
@@ -152,7 +160,11 @@ func New(cfg Config) (*Muxer, error) {
 		waste:       make([]byte, 64<<10),
 	}
 	m.clock.stop(0)
-	m.listener.m, m.listener.fd = m, -1
+	m.streams = listener{m: m, typ: csm.TypeStream, fd: -1}
+	m.seqpackets = listener{m: m, typ: csm.TypeSeqpacket, fd: -1}
+	m.lost = losses{m: m, conns: make(map[key]csm.Type)}
+	m.cid.configured, m.cid.active = cfg.GuestCID, cfg.GuestCID
+	m.showCID()
 	return m, nil
 }
 
@@ -163,16 +175,19 @@ func (m *Muxer) Work() (more bool) {
 		m.endAll()
 	}
 	if m.running() {
+		more = m.serveEvents()
 		if m.txWaits {
-			more = m.serveTx(false)
+			more = m.serveTx(false) || more
 		}
 		more = m.serveRx() || more
+		more = m.resetLost() || more
 		m.tx.NotifyIfNeeded()
 		m.rx.NotifyIfNeeded()
 		// Replies that left may have made room for the tx ring.
 		more = more || m.txWaits && m.txStall != stallNone && m.txStallNow() == stallNone
 	}
 	m.stats.Buffered.Set(m.pool.Held())
+	m.stats.BufferedBegun.Set(m.pool.Begun())
 	m.stats.RxQueueDepth.Set(int64(m.ready.Len()))
 	m.stats.KillQueueDepth.Set(int64(m.hostTimers.Len() + m.guestTimers.Len()))
 	m.finishShutdown()
@@ -183,8 +198,10 @@ func (m *Muxer) Work() (more bool) {
 // with unread bytes get no new credit, and new ones a smaller window.
 func (m *Muxer) pressed() bool { return m.pool.Held() > m.cfg.MaxBuffered/2 }
 
-func (m *Muxer) window() uint32 {
-	if m.pressed() {
+// window returns the buffer space in bytes that a new connection offers. Where
+// it carries messages the guest can send none that is longer.
+func (m *Muxer) window(typ csm.Type) uint32 {
+	if m.pressed() && typ == csm.TypeStream {
 		return smallWindow
 	}
 	return window
@@ -195,7 +212,8 @@ func (m *Muxer) window() uint32 {
 // left; the caller bounds the wait.
 func (m *Muxer) Shutdown(done func()) {
 	m.ending, m.unsaid, m.closing = true, true, done
-	m.listener.close()
+	m.streams.close()
+	m.seqpackets.close()
 }
 
 // endAll is the work of Shutdown. What the driver has published so far is still
@@ -229,7 +247,8 @@ func (m *Muxer) finishShutdown() {
 
 // Close closes every socket at once, bytes or not. The rings must have stopped.
 func (m *Muxer) Close() error {
-	m.listener.close()
+	m.streams.close()
+	m.seqpackets.close()
 	for c := range m.sockets {
 		m.closeSocket(c)
 	}

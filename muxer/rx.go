@@ -17,9 +17,6 @@ const (
 	rxBatchChains = 80
 	// rxBatchRanges bounds the ranges of one read; the kernel takes 1024.
 	rxBatchRanges = 1024 - 128
-	// minReadHint and maxReadHint bound the room that one read is offered.
-	minReadHint = 16 << 10
-	maxReadHint = window
 )
 
 // A guest that was asked for credit is asked again, less and less often, while
@@ -55,7 +52,7 @@ func (m *Muxer) serveRx() (more bool) {
 			m.resync()
 			continue
 		}
-		if m.rx.Pending() == 0 && !m.awaitBuffers() {
+		if m.rx.Empty() && !m.awaitBuffers() {
 			return false
 		}
 		item, _ := m.ready.Pop()
@@ -94,7 +91,7 @@ func (m *Muxer) serve(item rxItem) (packets, bytes int) {
 		return m.sendControl(c), 0
 	}
 	if c.wantsRead() {
-		return m.pump(c)
+		return c.pump()
 	}
 	return 0, 0
 }
@@ -107,7 +104,7 @@ func (m *Muxer) sendReset(item rxItem) int {
 	}
 	r := item.reset
 	m.hdr = csm.Header{
-		SrcCID: r.cid, DstCID: m.cfg.GuestCID, SrcPort: r.key.host, DstPort: r.key.guest,
+		SrcCID: r.cid, DstCID: m.cid.active, SrcPort: r.key.host, DstPort: r.key.guest,
 		Type: r.typ, Op: csm.OpRST,
 	}
 	m.sendHeader(chain)
@@ -142,7 +139,7 @@ func (m *Muxer) sent(c *conn, op csm.Op) {
 // address fills the fields of m.hdr that are the same for every packet of c.
 func (m *Muxer) address(c *conn) {
 	m.hdr = csm.Header{
-		SrcCID: csm.HostCID, DstCID: m.cfg.GuestCID, SrcPort: c.key.host, DstPort: c.key.guest, Type: c.typ,
+		SrcCID: csm.HostCID, DstCID: m.cid.active, SrcPort: c.key.host, DstPort: c.key.guest, Type: c.typ,
 	}
 }
 
@@ -177,55 +174,14 @@ func (m *Muxer) sendHeader(chain virtqueue.Chain) {
 	m.stats.RxPackets[m.hdr.Op].Inc()
 }
 
-// pump moves payload from the host socket to the guest: one read fills as many
-// receive buffers as the credit allows.
-func (m *Muxer) pump(c *conn) (packets, bytes int) {
-	space, slots := c.RxSpace()
-	if space == 0 {
-		m.stallOrEnd(c)
-		return 0, 0
-	}
-	if !m.reserve(min(space, c.readHint), slots) {
-		m.schedule(c)
-		return 0, 0
-	}
-	last := m.rxTake[len(m.rxTake)-1]
-	n, err := m.rxBufs.ReadFrom(c.fd, 0, last.ranges+last.rangeN)
-	if errno(err) == unix.EFAULT {
-		m.rxBufs.Touch(0, m.rxBufs.Len()) // the guest's memory is gone: end the session
-	}
-	if err != nil || n == 0 {
-		m.rx.Unpop(len(m.rxTake))
-		m.readFailed(c, err)
-		return 0, 0
-	}
-	packets = m.fill(c, n)
-	if c.PacketsRunShort() {
-		c.AskCredit()
-	}
-	c.adaptHint(n)
-	m.settle(c)
-	return packets, n
-}
-
-// adaptHint makes the next read's room follow what the program sends.
-func (c *conn) adaptHint(n int) {
-	switch {
-	case n >= c.readHint:
-		c.readHint = min(2*c.readHint, maxReadHint)
-	case n < c.readHint/4:
-		c.readHint = max(c.readHint/2, minReadHint)
-	}
-}
-
 // reserve pops receive buffers for up to n bytes of payload in at most packets
-// packets, the first 44 bytes of each kept for its header. It reports whether
-// there is room for any byte.
-func (m *Muxer) reserve(n, packets int) bool {
+// packets, the first 44 bytes of each kept for its header. It returns how many
+// bytes there is room for.
+func (m *Muxer) reserve(n, packets int) (room int) {
 	m.rxTake = m.rxTake[:0]
 	m.rxBufs.Reset()
 	m.rxHead.Reset()
-	for n > 0 && m.rxUnfit > 0 && len(m.rxTake) < min(packets, rxBatchChains) && m.rxBufs.Len() < rxBatchRanges {
+	for room < n && m.rxUnfit > 0 && len(m.rxTake) < min(packets, rxBatchChains) && m.rxBufs.Len() < rxBatchRanges {
 		chain, ok := m.rx.Pop(&m.rxBufs)
 		if !ok {
 			break
@@ -239,9 +195,15 @@ func (m *Muxer) reserve(n, packets int) bool {
 			m.returnUnfit(&chain)
 			continue
 		}
-		n -= m.reserveSlot(&chain, n)
+		room += m.reserveSlot(&chain, n-room)
 	}
-	return len(m.rxTake) > 0
+	return room
+}
+
+// reserved returns the end of the reserved room in rxBufs, which it begins.
+func (m *Muxer) reserved() int {
+	last := &m.rxTake[len(m.rxTake)-1]
+	return last.ranges + last.rangeN
 }
 
 // reserveSlot keeps a chain's first 44 bytes aside and leaves up to n bytes of
@@ -259,8 +221,9 @@ func (m *Muxer) reserveSlot(chain *virtqueue.Chain, n int) int {
 }
 
 // fill heads the n bytes that were read into the reserved buffers, uses the
-// buffers that got some, gives the others back, and returns how many it used.
-func (m *Muxer) fill(c *conn, n int) (packets int) {
+// buffers that got some, gives the others back, and returns how many it used. end
+// tells that a message ends with the last byte.
+func (m *Muxer) fill(c *conn, n int, end bool) (packets int) {
 	m.stats.RxBytes.Add(uint64(n))
 	m.address(c)
 	hold := m.pressed()
@@ -269,7 +232,7 @@ func (m *Muxer) fill(c *conn, n int) (packets int) {
 			break
 		}
 		size := min(n, s.room)
-		c.SendRW(&m.hdr, size, hold)
+		c.SendRW(&m.hdr, size, end && size == n, hold)
 		m.hdr.Encode(&m.wire)
 		m.rxHead.CopyIn(s.headFrom, s.headTo, m.wire[:])
 		m.rx.Push(s.head, uint32(csm.HeaderSize+size))
@@ -281,13 +244,8 @@ func (m *Muxer) fill(c *conn, n int) (packets int) {
 	return packets
 }
 
-// stallOrEnd acts on a host socket that cannot be read for want of credit: its
-// end of file, which needs none, is passed on; bytes wait.
-func (m *Muxer) stallOrEnd(c *conn) {
-	if c.ended && unreadBytes(c.fd) == 0 {
-		m.hostEnded(c)
-		return
-	}
+// stall has the bytes of a host socket wait for the guest's credit.
+func (m *Muxer) stall(c *conn) {
 	c.stalled = true
 	if c.PacketBound() {
 		m.stats.PacketStalls.Inc()
@@ -320,10 +278,14 @@ func (m *Muxer) readFailed(c *conn, err error) {
 	switch errno(err) {
 	case 0:
 		m.hostEnded(c)
+
 	case unix.EAGAIN:
 		c.readable = false
 	case unix.ECONNRESET:
 		m.schedule(c)
+	case unix.EFAULT:
+		m.rxBufs.Touch(0, m.rxBufs.Len()) // the guest's memory is gone: end the session
+		fallthrough
 	default:
 		m.sites.host.Warn(m.log, m.loop.Now(), "a host socket failed", err)
 		m.kill(c, ResetHost)

@@ -69,3 +69,13 @@ func writeRetry(fd int, p []byte) (int, error) {
 		}
 	}
 }
+
+// peek reads from a non-blocking socket without consuming.
+func peek(fd int, p []byte) (int, error) {
+	for {
+		n, _, err := unix.Recvfrom(fd, p, unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		if err != unix.EINTR {
+			return n, err
+		}
+	}
+}

@@ -32,49 +32,52 @@ var Phases = [phases]string{"connecting", "established", "half_closed", "closing
 type ResetReason uint8
 
 const (
-	ResetRefused    ResetReason = iota // no host program listens on the port
-	ResetDenied                        // the path is there but may not be connected to
-	ResetBacklog                       // the host program's backlog stayed full
-	ResetLimit                         // the VM is at its connections
-	ResetShortage                      // the host is out of descriptors or memory
-	ResetOwnSocket                     // the path is one of the daemon's own sockets
-	ResetOrphan                        // a packet for a connection nobody knows
-	ResetType                          // an unknown or unsupported socket type
-	ResetCID                           // a destination nobody serves
-	ResetDuplicate                     // a REQUEST on a connection that exists
-	ResetViolation                     // credit exceeded, or a packet the state forbids
-	ResetClosed                        // both directions have ended: the ordinary end
-	ResetTimeout                       // the guest did not answer in time
-	ResetClientGone                    // the host program left before the guest accepted
-	ResetHost                          // the host socket failed
-	ResetShutdown                      // the daemon ends
+	ResetRefused     ResetReason = iota // no host program listens on the port
+	ResetDenied                         // the path is there but may not be connected to
+	ResetBacklog                        // the host program's backlog stayed full
+	ResetLimit                          // the VM is at its connections
+	ResetShortage                       // the host is out of descriptors or memory
+	ResetOwnSocket                      // the path is one of the daemon's own sockets
+	ResetOrphan                         // a packet for a connection nobody knows
+	ResetType                           // an unknown or unsupported socket type
+	ResetCID                            // a destination nobody serves
+	ResetDuplicate                      // a REQUEST on a connection that exists
+	ResetViolation                      // credit exceeded, or a packet the state forbids
+	ResetClosed                         // both directions have ended: the ordinary end
+	ResetTimeout                        // the guest did not answer in time
+	ResetClientGone                     // the host program left before the guest accepted
+	ResetHost                           // the host socket failed
+	ResetShutdown                       // the daemon ends
+	ResetMessageSize                    // a message is larger than the guest or the host socket takes
+	ResetLost                           // the connection ended behind the guest's back
 	resetReasons
 )
 
 // ResetReasons names every ResetReason, in order.
 var ResetReasons = [resetReasons]string{
 	"refused", "denied", "backlog", "limit", "shortage", "own_socket", "orphan", "type", "cid",
-	"duplicate", "violation", "closed", "timeout", "client_gone", "host_error", "shutdown",
+	"duplicate", "violation", "closed", "timeout", "client_gone", "host_error", "shutdown", "message_size", "lost",
 }
 
 // Handshake is how a host program's CONNECT ended.
 type Handshake uint8
 
 const (
-	HandshakeOK      Handshake = iota // OK was written
-	HandshakeBadLine                  // not a CONNECT line
-	HandshakeTimeout                  // no complete line in time
-	HandshakeNoGuest                  // no driver is up
-	HandshakeLimit                    // the VM is at its connections
-	HandshakeRefused                  // the guest sent RST
-	HandshakeSilent                   // the guest did not answer in time
-	HandshakeGone                     // the program left first
+	HandshakeOK          Handshake = iota // OK was written
+	HandshakeBadLine                      // not a CONNECT line
+	HandshakeTimeout                      // no complete line in time
+	HandshakeNoGuest                      // no driver is up
+	HandshakeLimit                        // the VM is at its connections
+	HandshakeRefused                      // the guest sent RST
+	HandshakeSilent                       // the guest did not answer in time
+	HandshakeGone                         // the program left first
+	HandshakeNoSeqpacket                  // the guest's driver has no connections of messages
 	handshakes
 )
 
 // Handshakes names every Handshake, in order.
 var Handshakes = [handshakes]string{
-	"ok", "bad_line", "timeout", "no_guest", "limit", "refused", "silent", "gone",
+	"ok", "bad_line", "timeout", "no_guest", "limit", "refused", "silent", "gone", "no_seqpacket",
 }
 
 // Drop says why a packet of the guest went nowhere.
@@ -105,11 +108,13 @@ type Stats struct {
 	Clients     stats.Gauge // host programs between connect and REQUEST
 	Dials       stats.Gauge // REQUESTs that wait for room in a host program's backlog
 
-	TxPackets [len(Ops)]stats.Counter // from the guest, by operation
-	RxPackets [len(Ops)]stats.Counter // towards the guest, by operation
-	TxBytes   stats.Counter           // payload from the guest
-	RxBytes   stats.Counter           // payload towards the guest
-	Discarded stats.Counter           // payload bytes from the guest that no host program could take any more
+	TxPackets  [len(Ops)]stats.Counter // from the guest, by operation
+	RxPackets  [len(Ops)]stats.Counter // towards the guest, by operation
+	TxBytes    stats.Counter           // payload from the guest
+	RxBytes    stats.Counter           // payload towards the guest
+	TxMessages stats.Counter           // messages from the guest that came to their end
+	RxMessages stats.Counter           // messages towards the guest that did
+	Discarded  stats.Counter           // payload bytes from the guest that no host program could take any more
 
 	Resets     [resetReasons]stats.Counter
 	Handshakes [handshakes]stats.Counter
@@ -123,7 +128,12 @@ type Stats struct {
 	BufferStalls stats.Counter // the tx ring began to wait at the cap on buffered bytes
 	AcceptStalls stats.Counter // the listener began to wait for a descriptor
 
+	GuestCID        stats.Gauge   // the guest's address in packets
+	PendingCID      stats.Gauge   // a configured address that is not valid yet; else 0
+	TransportResets stats.Counter // events that told a guest to drop its connections
+
 	Buffered       stats.Gauge // bytes of memory that hold payload for host sockets
+	BufferedBegun  stats.Gauge // of them, those of messages whose end has not come
 	RxQueueDepth   stats.Gauge
 	KillQueueDepth stats.Gauge
 	RxResyncs      stats.Counter

@@ -41,9 +41,10 @@ func (m *Muxer) insert(c *conn) {
 
 // freeKey returns a key of the guest's port that no connection has, if any.
 func (m *Muxer) freeKey(guestPort uint32) (key, bool) {
-	for range min(len(m.table)+1, m.ports.count()) {
+	for range min(len(m.table)+len(m.lost.conns)+1, m.ports.count()) {
 		k := key{guest: guestPort, host: m.ports.take()}
-		if _, used := m.table[k]; !used {
+		_, used := m.table[k]
+		if _, lost := m.lost.conns[k]; !used && !lost {
 			return k, true
 		}
 	}
@@ -74,7 +75,7 @@ func (m *Muxer) settle(c *conn) {
 	}
 	if c.stalled {
 		space, _ := c.RxSpace()
-		c.stalled = space == 0
+		c.stalled = space == 0 && !c.outgrown()
 	}
 	if c.Due(m.pressed()) || c.wantsRead() {
 		m.schedule(c)
@@ -89,7 +90,7 @@ func (m *Muxer) shutHost(c *conn, flags uint32) {
 	if flags&csm.ShutdownRcv != 0 {
 		unix.Shutdown(c.fd, unix.SHUT_RD) //nolint:errcheck
 		// A program that waits for room, rather than for EPIPE, has to see some.
-		for !m.readAway(c) {
+		for !c.readAway() {
 		}
 	}
 }
@@ -110,22 +111,27 @@ func (m *Muxer) bury(c *conn) {
 	if c.OwesRST() {
 		m.pushReset(reset{key: c.key, cid: csm.HostCID, typ: c.typ}, c.reason)
 	}
-	if c.out.Len() > 0 && c.fd >= 0 {
+	m.dropBegun(c)
+	if c.waits() && c.fd >= 0 {
 		m.becomeTail(c)
 		return
 	}
 	m.closeSocket(c)
 }
 
+// dropBegun drops a message that the guest began and will not end.
+func (m *Muxer) dropBegun(c *conn) { m.stats.Discarded.Add(uint64(c.dropBegun())) }
+
 // closeSocket closes the host socket, if it is still open, and forgets it. What
 // the host program sent and nobody took is read away first: closing over unread
 // bytes would make it see ECONNRESET where end of file is the truth.
 func (m *Muxer) closeSocket(c *conn) {
 	m.closeFD(c)
-	c.out.Release(&m.pool)
+	c.release()
 	c.stage = stageClosed
 	delete(m.sockets, c)
-	m.listener.resume()
+	m.streams.resume()
+	m.seqpackets.resume()
 }
 
 func (m *Muxer) closeFD(c *conn) {
@@ -133,26 +139,9 @@ func (m *Muxer) closeFD(c *conn) {
 		return
 	}
 	if !c.eof { // also bytes of which no event has told yet
-		m.readAway(c)
+		c.readAway()
 	}
 	m.loop.Remove(c.fd) //nolint:errcheck // it is registered
 	unix.Close(c.fd)    //nolint:errcheck // nothing is buffered here
 	c.fd = -1
-}
-
-// wasteReads bounds how often bytes that nobody wants are read before others get
-// a turn: it is enough for all that a socket holds by default.
-const wasteReads = 4
-
-// readAway discards what waits in a host socket and reports whether that was all.
-func (m *Muxer) readAway(c *conn) bool {
-	for range wasteReads {
-		n, err := readRetry(c.fd, m.waste)
-		if n <= 0 {
-			c.readable, c.eof = false, n == 0 && err == nil
-			return true
-		}
-		c.wasted += n
-	}
-	return false
 }

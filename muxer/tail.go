@@ -16,7 +16,6 @@ const maxWaste = 16 << 20
 
 func (m *Muxer) becomeTail(c *conn) {
 	c.stage = stageTail
-	c.okTakenAt = 0
 	m.stats.Tails.Add(1)
 	c.watchOut = true
 	m.loop.Modify(c.fd, watchInOut) //nolint:errcheck // it is registered
@@ -36,7 +35,7 @@ func (m *Muxer) tailEvents(c *conn, events uint32) {
 			return
 		}
 	}
-	if c.out.Len() == 0 || c.hungUp {
+	if !c.waits() || c.hungUp {
 		m.closeTail(c)
 		return
 	}
@@ -48,11 +47,11 @@ func (m *Muxer) tailEvents(c *conn, events uint32) {
 
 // flushTail writes what is left, or nothing while the OK is to be taken first.
 func (m *Muxer) flushTail(c *conn) error {
-	if !m.okTaken(c) {
+	if !c.mayWrite() {
 		_, err := writeRetry(c.fd, nil)
 		return err
 	}
-	_, err := c.out.WriteTo(&m.pool, c.fd)
+	_, err := c.flush()
 	return err
 }
 
@@ -62,7 +61,7 @@ func (m *Muxer) wasteTail(c *conn) {
 	if !c.readable || c.eof {
 		return
 	}
-	if all := m.readAway(c); !all {
+	if all := c.readAway(); !all {
 		m.loop.Modify(c.fd, watchInOut) //nolint:errcheck // asks for the event again
 	}
 	if c.wasted > maxWaste {
@@ -72,6 +71,6 @@ func (m *Muxer) wasteTail(c *conn) {
 
 func (m *Muxer) closeTail(c *conn) {
 	m.stats.Tails.Add(-1)
-	m.stats.Discarded.Add(uint64(c.out.Release(&m.pool)))
+	m.stats.Discarded.Add(uint64(c.release()))
 	m.closeSocket(c)
 }

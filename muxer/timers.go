@@ -75,8 +75,10 @@ func (m *Muxer) hostDeadlines() iter.Seq2[timed, time.Duration] {
 				return
 			}
 		}
-		if m.listener.resumeAt != 0 {
-			yield(&m.listener, m.listener.resumeAt)
+		for _, l := range []*listener{&m.streams, &m.seqpackets} {
+			if l.resumeAt != 0 && !yield(l, l.resumeAt) {
+				return
+			}
 		}
 	}
 }
@@ -87,6 +89,9 @@ func (m *Muxer) guestDeadlines() iter.Seq2[timed, time.Duration] {
 			if c.guestAt != 0 && !yield(c, c.guestAt) {
 				return
 			}
+		}
+		if m.lost.at != 0 && !yield(&m.lost, m.lost.at) {
+			return
 		}
 		for _, q := range m.dials {
 			if !yield(q, q.nextAt) {

@@ -33,7 +33,7 @@ const (
 type txBatch struct {
 	conn     *conn // nil when empty
 	from, to int   // their payload in txBufs
-	bytes    int
+	end      bool  // they end a message
 	heads    [txBatchChains]uint16
 	n        int
 }
@@ -118,7 +118,7 @@ func (m *Muxer) takeChain(chain *virtqueue.Chain) {
 	}
 	h := &m.hdr
 	m.countTx(h)
-	if h.SrcCID != m.cfg.GuestCID {
+	if !m.cid.belongs(h.SrcCID) {
 		m.misbehaves(h, "packet with a source that is not the guest is dropped")
 		m.stats.Drops[DropSourceCID].Inc()
 		m.finishChain(chain)
@@ -169,7 +169,7 @@ func (m *Muxer) parse(chain *virtqueue.Chain) (Drop, bool) {
 func (m *Muxer) rejectPayload(chain *virtqueue.Chain) {
 	k := key{guest: m.hdr.SrcPort, host: m.hdr.DstPort}
 	c := m.table[k]
-	if c != nil && m.hdr.SrcCID == m.cfg.GuestCID && m.hdr.DstCID == csm.HostCID && m.hdr.Type == c.typ {
+	if c != nil && m.cid.belongs(m.hdr.SrcCID) && m.hdr.DstCID == csm.HostCID && m.hdr.Type == c.typ {
 		m.flushBatch()
 		m.kill(c, ResetViolation)
 	}
@@ -189,11 +189,12 @@ func (m *Muxer) finishChain(chain *virtqueue.Chain) {
 // opens one, anything else is told that there is none. An RST is never answered
 // (virtio v1.4 §5.10.6.4).
 func (m *Muxer) stray(h *csm.Header, k key) {
+	m.notLost(h, k)
 	_, known := m.table[k]
 	switch {
 	case h.Op == csm.OpRST:
 		m.stats.Drops[DropOrphanRST].Inc()
-	case h.Type != csm.TypeStream || known && h.DstCID == csm.HostCID:
+	case !m.knows(h.Type) || known && h.DstCID == csm.HostCID:
 		m.pushReset(resetFor(h), ResetType)
 	case h.DstCID != csm.HostCID:
 		m.pushReset(resetFor(h), ResetCID)
@@ -221,6 +222,10 @@ func (m *Muxer) receive(c *conn, h *csm.Header) {
 	switch c.Receive(h) {
 	case csm.Opened:
 		m.opened(c)
+	case csm.Shut:
+		if c.GuestShut()&csm.ShutdownSend != 0 {
+			m.dropBegun(c)
+		}
 	case csm.Gone:
 		if connecting && c.fd >= 0 {
 			m.stats.Handshakes[HandshakeRefused].Inc()
@@ -239,12 +244,13 @@ func (m *Muxer) receive(c *conn, h *csm.Header) {
 // is copied when the host socket still owes a write, or is dropped when nobody
 // reads.
 func (m *Muxer) receiveRW(c *conn, h *csm.Header, chain *virtqueue.Chain) {
-	n := int(h.Len)
 	reaction := c.Receive(h)
-	if reaction == csm.Payload && c.takesNow() {
-		m.stats.TxBytes.Add(uint64(n))
-		m.addToBatch(c, chain, n)
-		return
+	if reaction == csm.Payload {
+		m.countPayload(h)
+		if c.takesNow() {
+			m.addToBatch(c, chain, h.EndsMessage())
+			return
+		}
 	}
 	if reaction == csm.Violated {
 		m.misbehaves(h, "packet that its connection forbids ends it")
@@ -253,33 +259,42 @@ func (m *Muxer) receiveRW(c *conn, h *csm.Header, chain *virtqueue.Chain) {
 	m.flushBatch()
 	switch reaction {
 	case csm.Payload:
-		m.stats.TxBytes.Add(uint64(n))
-		m.keep(c, chain.From, chain.To)
+		m.keep(c, chain.From, chain.To, h.EndsMessage())
 	case csm.Discarded:
-		m.stats.Discarded.Add(uint64(n))
+		m.stats.Discarded.Add(uint64(h.Len))
 	}
 	m.finishChain(chain)
 	m.settle(c)
 }
 
-// takesNow reports whether bytes may be written to the host socket at once.
-func (c *conn) takesNow() bool {
-	return !c.deaf && !c.blocked && c.fd >= 0 && c.out.Len() == 0 && c.m.okTaken(c)
+func (m *Muxer) countPayload(h *csm.Header) {
+	m.stats.TxBytes.Add(uint64(h.Len))
+	if h.EndsMessage() {
+		m.stats.TxMessages.Inc()
+	}
 }
 
-// addToBatch makes payload part of the next write. The batch owns its chain.
-func (m *Muxer) addToBatch(c *conn, chain *virtqueue.Chain, n int) {
+// takesNow reports whether payload may be written to the host socket at once.
+func (c *conn) takesNow() bool {
+	return !c.deaf && !c.blocked && c.fd >= 0 && c.empty() && c.mayWrite()
+}
+
+// addToBatch makes payload part of the next write, which the end of a message
+// ends. The batch owns its chain.
+func (m *Muxer) addToBatch(c *conn, chain *virtqueue.Chain, end bool) {
 	b := &m.batch
 	if b.conn != nil && (b.conn != c || b.n == txBatchChains || chain.To-b.from > txBatchRanges) {
 		m.flushBatch()
 	}
 	if b.conn == nil {
-		b.conn, b.from, b.bytes, b.n = c, chain.From, 0, 0
+		b.conn, b.from, b.n = c, chain.From, 0
 	}
-	b.to = chain.To
-	b.bytes += n
+	b.to, b.end = chain.To, end
 	b.heads[b.n] = chain.Head
 	b.n++
+	if end {
+		m.flushBatch()
+	}
 }
 
 // flushBatch writes the batch to its host socket and gives its chains back. What
@@ -291,14 +306,8 @@ func (m *Muxer) flushBatch() {
 		return
 	}
 	b.conn = nil
-	written := 0
-	if b.bytes > 0 && c.takesNow() {
-		written = m.writeHost(c, b.from, b.to)
-		m.txBufs.Skip(b.from, b.to, uint64(written))
-		c.Forwarded(written)
-	}
-	if written < b.bytes {
-		m.keep(c, b.from, b.to)
+	if !c.takesNow() || !c.write(b.from, b.to, b.end) {
+		m.keep(c, b.from, b.to, b.end)
 	}
 	for _, head := range b.heads[:b.n] {
 		m.tx.Push(head, 0)
@@ -306,30 +315,22 @@ func (m *Muxer) flushBatch() {
 	m.settle(c)
 }
 
-// writeHost writes guest memory ranges to the host socket and returns how many
-// bytes it took.
-func (m *Muxer) writeHost(c *conn, from, to int) int {
-	n, err := m.txBufs.WriteTo(c.fd, from, to)
+// hostRefuses acts on a write of guest memory ranges that failed.
+func (m *Muxer) hostRefuses(c *conn, from, to int, err error) {
 	if errno(err) == unix.EFAULT {
 		m.txBufs.Touch(from, to) // the guest's memory is gone: end the session
 	}
-	if err != nil {
-		m.writeFailed(c, err)
-		return 0
-	}
-	return n
+	m.writeFailed(c, err)
 }
 
 // keep copies payload that the host socket does not take now; when the program
 // reads no more, it counts as forwarded instead.
-func (m *Muxer) keep(c *conn, from, to int) {
-	n := int(m.txBufs.Bytes(from, to))
+func (m *Muxer) keep(c *conn, from, to int, end bool) {
 	if c.deaf || c.fd < 0 {
-		m.discard(c, n)
+		m.discard(c, int(m.txBufs.Bytes(from, to)))
 		return
 	}
-	c.out.AppendFrom(&m.pool, &m.txBufs, from, to)
-	m.awaitRoom(c)
+	c.keep(from, to, end)
 }
 
 // discard counts bytes of the guest that no program will ever read.

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -36,7 +37,9 @@ type options struct {
 	noEventIdx   bool
 	noIndirect   bool
 	noLoop       bool // the test calls Work itself
+	seqpacket    bool // the driver acknowledged SEQPACKET
 	paused       bool // the rings are not started
+	events       bool // the frontend configures the event ring
 }
 
 // vm is a muxer on a loop of its own, with a guest's rings and its host sockets
@@ -50,9 +53,11 @@ type vm struct {
 	mem    *virtqueuetest.Memory
 	table  *guestmem.Table
 	rx, tx *virtqueuetest.Ring
+	events *virtqueuetest.Ring // or nil
 	driver *muxertest.Driver
 
-	queues [2]*virtqueue.Queue // what the device has, by index
+	queues [3]*virtqueue.Queue // what the device has, by index
+	cid    atomic.Uint64       // what the driver reads from the config space
 	ran    chan error
 }
 
@@ -77,11 +82,15 @@ func newVM(t testing.TB, o options) *vm {
 	v.rx = virtqueuetest.NewRing(t, v.mem, ring)
 	v.tx = virtqueuetest.NewRing(t, v.mem, ring)
 
+	if o.events {
+		v.events = virtqueuetest.NewRing(t, v.mem, ring)
+		o.driver.Events, o.driver.ReadCID = v.events, v.cid.Load
+	}
+
 	v.makeMuxer(o)
 	t.Cleanup(v.close)
 	if !o.paused {
-		v.start(0)
-		v.start(1)
+		v.startAll()
 	}
 	if !o.noLoop {
 		go func() { v.ran <- v.loop.Run() }()
@@ -100,6 +109,7 @@ func (v *vm) makeMuxer(o options) {
 	if c.GuestCID == 0 {
 		c.GuestCID = 3
 	}
+	v.cid.Store(c.GuestCID)
 	if c.MaxConnections == 0 {
 		c.MaxConnections = 4096
 	}
@@ -118,8 +128,14 @@ func (v *vm) makeMuxer(o options) {
 	if err := m.Listen(listenFd(v.t, v.path, 4096)); err != nil {
 		v.t.Fatal(err)
 	}
+	if err := m.ListenSeqpacket(listenTypeFd(v.t, unix.SOCK_SEQPACKET, v.path+"_seqpacket", 4096)); err != nil {
+		v.t.Fatal(err)
+	}
 	m.Attach()
-	for i, r := range []*virtqueuetest.Ring{v.rx, v.tx} {
+	if o.seqpacket {
+		m.Negotiated(1<<0 | 1<<1)
+	}
+	for i, r := range v.rings() {
 		if err := v.loop.Add(r.KickFd(), unix.EPOLLIN, &kick{m: m, index: i, fd: r.KickFd()}); err != nil {
 			v.t.Fatal(err)
 		}
@@ -172,9 +188,9 @@ func (v *vm) do(f func()) {
 // A ring that was stopped goes on where it was.
 func (v *vm) start(index int) {
 	v.t.Helper()
-	r, base := []*virtqueuetest.Ring{v.rx, v.tx}[index], uint16(0)
+	r, base := v.rings()[index], uint32(0)
 	if q := v.queues[index]; q != nil {
-		base = q.NextAvail()
+		base = q.Base()
 	}
 	q, err := virtqueue.New(v.table, r.Config(), base)
 	if err != nil {
@@ -187,15 +203,36 @@ func (v *vm) start(index int) {
 	v.m.StartQueue(index, q)
 }
 
-// pause stops both rings as VHOST_USER_GET_VRING_BASE does; resume starts them again.
+// rings returns the rings that the frontend configures, by index.
+func (v *vm) rings() []*virtqueuetest.Ring {
+	if v.events == nil {
+		return []*virtqueuetest.Ring{v.rx, v.tx}
+	}
+	return []*virtqueuetest.Ring{v.rx, v.tx, v.events}
+}
+
+func (v *vm) startAll() {
+	v.t.Helper()
+	for index := range v.rings() {
+		v.start(index)
+	}
+}
+
+func (v *vm) stopAll() {
+	for index := range v.rings() {
+		v.m.StopQueue(index)
+	}
+}
+
+// pause stops all rings as VHOST_USER_GET_VRING_BASE does; resume starts them again.
 func (v *vm) pause() {
 	v.t.Helper()
-	v.do(func() { v.m.StopQueue(0); v.m.StopQueue(1) })
+	v.do(v.stopAll)
 }
 
 func (v *vm) resume() {
 	v.t.Helper()
-	v.do(func() { v.start(0); v.start(1) })
+	v.do(v.startAll)
 }
 
 // guest returns a guest on the vm's driver.
@@ -246,7 +283,12 @@ func (v *vm) idle() {
 // listenFd listens on path with a backlog.
 func listenFd(t testing.TB, path string, backlog int) int {
 	t.Helper()
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	return listenTypeFd(t, unix.SOCK_STREAM, path, backlog)
+}
+
+func listenTypeFd(t testing.TB, typ int, path string, backlog int) int {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_UNIX, typ|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal("socket:", err)
 	}

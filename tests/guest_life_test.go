@@ -4,7 +4,6 @@ import (
 	"testing"
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/tests/guest/script"
-	"github.com/vhost-user-vsock/vhost-user-vsock/tests/vm"
 )
 
 // Guest after guest on one daemon, and each leaves as those of test farms do: it prints
@@ -13,12 +12,11 @@ import (
 func TestGuestAfterGuest(t *testing.T) {
 	const result = 200 * kib // within the window, so the guest does not wait for the reader
 	onEach(t, machines, func(t *testing.T, m machine) {
-		d := vm.StartDaemon(t)
+		d := m.daemon(t)
 		for seed := range byte(3) {
-			l := lab{d, m.boot(t, d)}
+			l := m.on(t, d)
 			l.mustWork(t)
-			port := newPort()
-			from := l.Listen(t, port)
+			port, from := l.listen(t)
 			err := l.Send(script.Request{
 				Op: script.Dial, Port: port, Then: script.PowerOff,
 				Steps: []script.Step{{Do: script.Send, Bytes: result, Seed: seed}},
@@ -55,6 +53,6 @@ func TestGuestKilledInTransfer(t *testing.T) {
 		load := l.load(t)
 		l.Kill()
 		load.mustEnd(t)
-		lab{l.Daemon, m.boot(t, l.Daemon)}.mustWork(t)
+		m.on(t, l.Daemon).mustWork(t)
 	})
 }

@@ -2,6 +2,7 @@ package tests
 
 import (
 	"net"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -20,29 +21,70 @@ const (
 
 // machine is a kind of guest.
 type machine struct {
-	name string
-	boot func(vm.TB, *vm.Daemon) *vm.Guest
+	name  string
+	boot  func(vm.TB, *vm.Daemon) *vm.Guest
+	flags []string // for the daemon that it runs on
+	// variant says that another machine differs in its rings only: what is merely
+	// long or often is less so here.
+	variant bool
 }
 
-var (
-	uml    = machine{"User-Mode-Linux-6.1", vm.BootUML}
-	qemu   = machine{"QEMU-7.2-Linux-6.1", vm.BootQEMU}
-	qemu10 = machine{"QEMU-10-Linux-6.12", vm.BootQEMU10}
-
-	machines  = []machine{uml, qemu, qemu10}
-	emulators = []machine{qemu, qemu10} // those with a monitor
+const (
+	packed = "--packed"
+	inBand = "--inband-notifications"
 )
+
+var (
+	uml    = machine{name: "User-Mode-Linux-6.1", boot: vm.BootUML}
+	qemu   = machine{name: "QEMU-7.2-Linux-6.1", boot: vm.BootQEMU}
+	qemu10 = machine{name: "QEMU-10-Linux-6.12", boot: vm.BootQEMU10}
+
+	umlPacked    = machine{name: "User-Mode-Linux-6.1-packed", boot: vm.BootUML, flags: []string{packed}, variant: true}
+	qemuPacked   = machine{name: "QEMU-7.2-Linux-6.1-packed", boot: vm.BootQEMUPacked, flags: []string{packed}, variant: true}
+	qemu10Packed = machine{name: "QEMU-10-Linux-6.12-packed", boot: vm.BootQEMU10Packed, flags: []string{packed}, variant: true}
+	umlInBand    = machine{name: "User-Mode-Linux-6.1-in-band", boot: vm.BootUML, flags: []string{inBand}, variant: true}
+
+	machines  = []machine{uml, qemu, qemu10, umlPacked, qemuPacked, qemu10Packed, umlInBand}
+	emulators = []machine{qemu, qemu10, qemuPacked, qemu10Packed} // those with a monitor
+)
+
+// less returns n, or an eighth of it on a variant.
+func (m machine) less(n int) int {
+	if m.variant {
+		return n / 8
+	}
+	return n
+}
+
+// daemon starts what the machine runs on.
+func (m machine) daemon(t *testing.T) *vm.Daemon {
+	t.Helper()
+	return vm.StartDaemon(t, m.flags...)
+}
 
 // lab is a daemon and the guest that runs on it.
 type lab struct {
 	*vm.Daemon
 	*vm.Guest
+	machine
+	seqpacket bool // the kind of sockets that the methods make
 }
 
 func newLab(t *testing.T, m machine) lab {
 	t.Helper()
-	d := vm.StartDaemon(t)
-	return lab{d, m.boot(t, d)}
+	return m.on(t, m.daemon(t))
+}
+
+// on boots the machine on a daemon of its kind.
+func (m machine) on(t *testing.T, d *vm.Daemon) lab {
+	t.Helper()
+	return lab{Daemon: d, Guest: m.boot(t, d), machine: m}
+}
+
+// messages is the lab with sockets of type SOCK_SEQPACKET.
+func (l lab) messages() lab {
+	l.seqpacket = true
+	return l
 }
 
 // onEach runs a test for each kind of guest.
@@ -75,14 +117,32 @@ func (l lab) call(t *testing.T, req script.Request) script.Response {
 func (l lab) serve(t *testing.T, steps ...script.Step) (port uint32) {
 	t.Helper()
 	port = newPort()
-	l.call(t, script.Request{Op: script.Listen, Port: port, Steps: steps})
+	l.call(t, script.Request{Op: script.Listen, Seqpacket: l.seqpacket, Port: port, Steps: steps})
 	return port
+}
+
+// listen serves a new port of the host.
+func (l lab) listen(t *testing.T) (port uint32, from *net.UnixListener) {
+	t.Helper()
+	port = newPort()
+	if l.seqpacket {
+		return port, l.ListenSeqpacket(t, port)
+	}
+	return port, l.Listen(t, port)
+}
+
+// connect connects to a guest's port.
+func (l lab) connect(port uint32) (*net.UnixConn, error) {
+	if l.seqpacket {
+		return l.DialSeqpacket(port)
+	}
+	return l.Dial(port)
 }
 
 // dial connects to a guest's port, which must accept.
 func (l lab) dial(t *testing.T, port uint32) *net.UnixConn {
 	t.Helper()
-	c, err := l.Dial(port)
+	c, err := l.connect(port)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,6 +166,9 @@ func accept(t *testing.T, from *net.UnixListener) *net.UnixConn {
 		t.Fatalf("accept: %v", err)
 	}
 	t.Cleanup(func() { c.Close() })
+	if err := vm.PrepareAccepted(c); err != nil {
+		t.Fatal(err)
+	}
 	c.SetDeadline(time.Now().Add(limit))
 	return c
 }
@@ -142,9 +205,8 @@ func (l lab) fromHost(t *testing.T, host, guest []script.Step) (h, g script.Repo
 // fromGuest makes one connection from the guest to the host and runs both ends' steps.
 func (l lab) fromGuest(t *testing.T, host, guest []script.Step) (h, g script.Report) {
 	t.Helper()
-	port := newPort()
-	from := l.Listen(t, port)
-	wait := l.callLater(script.Request{Op: script.Dial, Port: port, Steps: guest})
+	port, from := l.listen(t)
+	wait := l.callLater(script.Request{Op: script.Dial, Seqpacket: l.seqpacket, Port: port, Steps: guest})
 	h = script.Run(accept(t, from), host, nil)
 	dialled := wait()
 	if dialled.err != nil {
@@ -164,6 +226,8 @@ func mustAgree(t *testing.T, host, guest script.Report) {
 	}
 	mustMatch(t, "host to guest", host.Sent, host.SentSum, guest.Received, guest.ReceivedSum)
 	mustMatch(t, "guest to host", guest.Sent, guest.SentSum, host.Received, host.ReceivedSum)
+	mustKeepBounds(t, "host to guest", host.SentMessages, guest.ReceivedMessages)
+	mustKeepBounds(t, "guest to host", guest.SentMessages, host.ReceivedMessages)
 }
 
 func mustMatch(t *testing.T, way string, sent int64, sentSum string, received int64, receivedSum string) {
@@ -175,12 +239,22 @@ func mustMatch(t *testing.T, way string, sent int64, sentSum string, received in
 	}
 }
 
-// mustWork exchanges bytes on new connections both ways.
+// mustWork exchanges bytes, or messages, on new connections both ways.
 func (l lab) mustWork(t *testing.T) {
 	t.Helper()
 	steps := []script.Step{{Do: script.Duplex, Bytes: mib, Seed: 1}}
+	if l.seqpacket {
+		steps = []script.Step{{Do: script.DuplexMessages, Sizes: sizes, Seed: 1}}
+	}
 	h, g := l.fromHost(t, steps, steps)
 	mustAgree(t, h, g)
 	h, g = l.fromGuest(t, steps, steps)
 	mustAgree(t, h, g)
+}
+
+func mustKeepBounds(t *testing.T, way string, sent, received []int) {
+	t.Helper()
+	if !slices.Equal(sent, received) {
+		t.Errorf("%s: messages of %v bytes sent, of %v received", way, sent, received)
+	}
 }

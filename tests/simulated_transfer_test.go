@@ -74,9 +74,9 @@ func TestSimulatedBulk(t *testing.T) {
 	h := newHost(t)
 	b := h.boot(t)
 	g, c := b.dial()
-	converse(t, c, g, sendBulk, []script.Step{{Do: script.Drain}})
+	converse(t, c, g, sendBulk(bulk), []script.Step{{Do: script.Drain}})
 	c, g = b.call()
-	converse(t, c, g, []script.Step{{Do: script.Drain}}, sendBulk)
+	converse(t, c, g, []script.Step{{Do: script.Drain}}, sendBulk(bulk))
 	if n := h.metric("packets_total", `direction="tx"`, `op="rw"`); n > bulk/(48*kib) {
 		t.Errorf("the guest sent %d packets: not such large ones as it was to", n)
 	}

@@ -21,6 +21,22 @@ func TestServingDoesNotAllocate(t *testing.T) {
 	})
 }
 
+// Nor does an interrupt by message, with room in the channel and without.
+func TestInBandInterruptDoesNotAllocate(t *testing.T) {
+	b := newBackend(t, inBand)
+	b.inBandPeer()
+	b.do(func() {
+		for _, state := range []string{"room", "full"} {
+			if n := testing.AllocsPerRun(100, b.queues[rx].Interrupt); n > 0 {
+				t.Errorf("%s: %v allocations", state, n)
+			}
+			for range 1000 {
+				b.queues[rx].Interrupt()
+			}
+		}
+	})
+}
+
 func BenchmarkKick(b *testing.B) {
 	back := newBackend(b)
 	_, guest, _ := back.runningPeer()

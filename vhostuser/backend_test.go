@@ -1,6 +1,8 @@
 package vhostuser_test
 
 import (
+	"bytes"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -35,7 +37,7 @@ func TestMain(m *testing.M) {
 	if flag.Lookup("test.fuzz").Value.String() != "" {
 		os.Exit(code) // workers of the fuzzing engine come and go
 	}
-	if code == 0 && (openFds() != fds || goroutinesLeft(goroutines) > goroutines || len(mappings()) > 0) {
+	if code == 0 && (openFds() != fds || goroutinesLeft(goroutines) > goroutines || len(mappings())+len(logMappings()) > 0) {
 		println("descriptors, goroutines or mappings are left over")
 		code = 1
 	}
@@ -72,14 +74,20 @@ func openFds() int {
 
 // mappings returns the guest memories that are mapped, by the device or by a
 // test's own guest.
-func mappings() []string {
+func mappings() []string { return mapped("memfd:guest") }
+
+// logMappings returns the dirty logs that are, likewise.
+func logMappings() []string { return mapped("memfd:log") }
+
+// mapped returns the mappings of a file.
+func mapped(name string) []string {
 	maps, err := os.ReadFile("/proc/self/maps")
 	if err != nil {
 		panic(err)
 	}
 	var found []string
 	for line := range strings.Lines(string(maps)) {
-		if strings.Contains(line, "memfd:guest") {
+		if strings.Contains(line, name) {
 			found = append(found, line)
 		}
 	}
@@ -102,6 +110,9 @@ type device struct {
 	attached bool
 	bufs     guestmem.Buffers
 	fault    func()        // runs in Kick
+	offers   uint64        // Features
+	cid      byte          // the config space
+	state    []byte        // what is saved, and was loaded
 	deadline time.Duration // 0: none
 	expired  []time.Duration
 }
@@ -136,9 +147,9 @@ func (d *device) kicked(index int) int {
 	return d.kicks[index]
 }
 
-func (d *device) Features() uint64 { return offered }
+func (d *device) Features() uint64 { return d.offers }
 
-func (d *device) Config(p []byte) { clear(p); copy(p, []byte{3, 0, 0, 0, 0, 0, 0, 0}) }
+func (d *device) Config(p []byte) { clear(p); copy(p, []byte{d.cid, 0, 0, 0, 0, 0, 0, 0}) }
 
 func (d *device) Attach() {
 	if d.attached {
@@ -149,13 +160,9 @@ func (d *device) Attach() {
 }
 
 func (d *device) Negotiated(features uint64) {
-	for _, q := range d.queues {
-		if q != nil {
-			panic("negotiated with a running queue")
-		}
-	}
+	d.quiet("negotiated")
 	d.record("negotiated")
-	if features&^offered != 0 {
+	if features&^d.offers != 0 {
 		d.record("negotiated what was not offered: 0x%x", features)
 	}
 }
@@ -234,12 +241,41 @@ func (d *device) StopQueue(index int) {
 	d.record("stop %d", index)
 }
 
-func (d *device) Reset() { d.record("reset") }
+func (d *device) Inherit() { d.record("inherit") }
+func (d *device) Reset()   { d.record("reset") }
 
 func (d *device) Detach() {
 	d.attached = false
 	d.queues = [3]*virtqueue.Queue{} // a fault may have cut StopQueue short
 	d.record("detach")
+}
+
+func (d *device) SaveState() []byte {
+	d.quiet("saved")
+	d.record("save")
+	return d.state
+}
+
+// errGarbage is the device's verdict on a state that begins with a zero.
+var errGarbage = errors.New("garbage")
+
+func (d *device) LoadState(p []byte) error {
+	d.quiet("loaded")
+	if len(p) > 0 && p[0] == 0 {
+		return errGarbage
+	}
+	d.record("load")
+	d.state = bytes.Clone(p)
+	return nil
+}
+
+// quiet checks that nothing runs.
+func (d *device) quiet(what string) {
+	for _, q := range d.queues {
+		if q != nil {
+			panic(what + " with a running queue")
+		}
+	}
 }
 
 func (d *device) Work() bool                      { return false }
@@ -287,23 +323,29 @@ func (l *logs) take() []string {
 }
 
 // newBackend returns a backend that listens at its path until the test ends.
-func newBackend(t testing.TB) *backend {
+func newBackend(t testing.TB, options ...func(*vhostuser.Config)) *backend {
 	t.Helper()
-	b := prepareBackend(t)
+	b := prepareBackend(t, options...)
 	b.listen()
 	b.run()
 	return b
 }
 
+// inBand offers INBAND_NOTIFICATIONS.
+func inBand(c *vhostuser.Config) { c.InBand = true }
+
+// packed has the device offer packed rings.
+func packed(c *vhostuser.Config) { c.Device.(*device).offers |= vhostuser.FeatureRingPacked }
+
 // prepareBackend returns a backend whose loop does not run yet.
-func prepareBackend(t testing.TB) *backend {
+func prepareBackend(t testing.TB, options ...func(*vhostuser.Config)) *backend {
 	t.Helper()
 	loop, err := eventloop.New()
 	if err != nil {
 		t.Fatal(err)
 	}
 	b := &backend{
-		device: &device{kicks: make(map[int]int)},
+		device: &device{kicks: make(map[int]int), offers: offered, cid: 3},
 		t:      t,
 		loop:   loop,
 		stats:  new(vhostuser.Stats),
@@ -313,13 +355,17 @@ func prepareBackend(t testing.TB) *backend {
 	log := logrus.New()
 	log.SetOutput(io.Discard)
 	log.AddHook(b.logs)
-	b.server = vhostuser.NewServer(vhostuser.Config{
+	cfg := vhostuser.Config{
 		Loop:         loop,
 		Device:       b.device,
 		Log:          log,
 		Stats:        b.stats,
 		OnSessionEnd: func(err error) { b.ended <- err },
-	})
+	}
+	for _, option := range options {
+		option(&cfg)
+	}
+	b.server = vhostuser.NewServer(cfg)
 	loop.SetWorker(b.server)
 	return b
 }

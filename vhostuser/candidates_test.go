@@ -47,7 +47,7 @@ func TestSilentConnectionsAreNoSessions(t *testing.T) {
 	b.expect("attach")
 	f.Close()
 	b.waitEnd()
-	b.expect("reset", "detach")
+	b.expect("detach")
 
 	half.Write(golden.getFeatures[11:])
 	half.Read(len(golden.getFeaturesReply))
@@ -79,7 +79,7 @@ func TestCandidatesTakeTurns(t *testing.T) {
 		b.waitEnd()
 		live = f
 		f.Barrier()
-		b.expect("reset", "detach", "attach")
+		b.expect("detach", "attach")
 		if n := b.stats.Candidates.Load(); n != int64(7-i) {
 			t.Errorf("%d are waiting", n)
 		}
@@ -187,7 +187,7 @@ func TestCandidatesLeave(t *testing.T) {
 	live.Close()
 	b.waitEnd()
 	stays.Read(len(golden.getFeaturesReply))
-	b.expect("reset", "detach", "attach")
+	b.expect("detach", "attach")
 }
 
 // Connecting a thousand times, silent or not, does the session no harm.
@@ -345,7 +345,7 @@ func TestClose(t *testing.T) {
 	})
 	f.WaitClosed()
 	candidate.WaitClosed()
-	b.expect("stop 0", "stop 1", "stop 2", "reset", "detach")
+	b.expect("stop 0", "stop 1", "stop 2", "detach")
 	if got := b.taken(); !slices.Equal(got, []string{"last words"}) {
 		t.Errorf("taken %q", got)
 	}

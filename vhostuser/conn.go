@@ -117,6 +117,9 @@ func appendRights(fds []int, oob []byte) []int {
 	return fds
 }
 
+// request returns what the message that fill reported asks for.
+func (c *conn) request() Request { return ParseHeader(c.buf[:]).Request }
+
 // take returns the message that fill reported. The message owns its descriptors.
 func (c *conn) take() message {
 	m := message{Header: ParseHeader(c.buf[:]), payload: c.buf[HeaderSize:c.have], fds: c.fds}

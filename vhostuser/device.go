@@ -10,13 +10,14 @@ import (
 // goroutine, in this order:
 //
 //	Attach
-//	    { Negotiated | Reset | StartQueue ... Kick ... StopQueue } in any number
-//	Reset, Detach
+//	    { Negotiated | Reset | SaveState | LoadState |
+//	      Inherit | StartQueue ... Kick ... StopQueue } in any number
+//	Detach
 //
 // Guest memory may be touched inside these methods only. The frontend can
 // shrink that memory at any time; an access then panics out of the method, and
 // the session ends. Such a device must survive having been interrupted at any
-// access to guest memory: StopQueue, Reset and Detach still follow.
+// access to guest memory: StopQueue and Detach still follow.
 type Device interface {
 	// Features returns the feature bits offered, those of the rings included.
 	Features() uint64
@@ -38,13 +39,26 @@ type Device interface {
 	// published if nobody else could, gives back what it holds, and forgets the
 	// queue: its memory is valid until StopQueue returns, and no longer.
 	StopQueue(index int)
-	// Reset says that the driver has lost its state, so that no connection can
-	// go on. It is called when a driver began anew, before StartQueue, and at
-	// the end of each session.
+	// Inherit says that a ring about to start was in use before this session:
+	// its driver goes on, and whatever connections it had with an earlier
+	// session, or with an earlier process, were lost behind its back. It is
+	// called before StartQueue, at most once a session.
+	Inherit()
+	// Reset says that a driver began anew: its connections are over, and it
+	// knows. It is called before StartQueue.
 	Reset()
-	// Detach says that the session is over. No queue is left, whatever
-	// StopQueue was able to do.
+	// Detach says that the session is over, and with it all connections. Their
+	// driver need not know: it may go on in a later session. No queue is left,
+	// whatever StopQueue was able to do.
 	Detach()
+
+	// SaveState returns the device's state for VHOST_USER_SET_DEVICE_STATE_FD,
+	// at most MaxState bytes. It goes on unchanged. No queue runs.
+	SaveState() []byte
+	// LoadState takes what an earlier SaveState returned, of this or another
+	// process. The error says why it cannot be used; then nothing has changed.
+	// p remains the caller's. No queue runs.
+	LoadState(p []byte) error
 
 	// Work, Deadline and Expire are the device's part of the loop's turn; they
 	// run with and without a session. See eventloop.Worker.

@@ -29,6 +29,9 @@ var rules = map[Request]*rule{
 	MsgSetBackendReqFd:     {fds: 1, needs: ProtocolBackendReq, act: (*session).setBackendReqFd},
 	MsgResetDevice:         {needs: ProtocolResetDevice, act: (*session).resetDevice},
 
+	MsgSetDeviceStateFd: {size: deviceStateSize, fds: 1, needs: ProtocolDeviceState, answer: (*session).setDeviceStateFd},
+	MsgCheckDeviceState: {needs: ProtocolDeviceState, answer: (*session).checkDeviceState},
+
 	MsgGetConfig: {size: configHead, longer: true, needs: ProtocolConfig, answer: (*session).getConfig},
 	MsgSetConfig: {size: configHead, longer: true, needs: ProtocolConfig, act: (*session).setConfig},
 
@@ -38,6 +41,9 @@ var rules = map[Request]*rule{
 	// A descriptor here says nothing, but the specification lets it come.
 	MsgRemMemReg: {size: singleRegionSize, fds: 1, needs: ProtocolConfigureMemSlots, act: (*session).remMemReg},
 
+	MsgSetLogBase: {size: logRegionSize, fds: 1, needs: ProtocolLogShmfd, answer: (*session).setLogBase},
+	MsgSetLogFd:   {fds: 1, needs: ProtocolLogShmfd, act: (*session).setLogFd},
+
 	MsgSetVringNum:    {size: vringStateSize, act: (*session).setVringNum},
 	MsgSetVringAddr:   {size: vringAddrSize, act: (*session).setVringAddr},
 	MsgSetVringBase:   {size: vringStateSize, act: (*session).setVringBase},
@@ -46,6 +52,7 @@ var rules = map[Request]*rule{
 	MsgSetVringCall:   {size: u64Size, fds: 1, act: (*session).setVringCall},
 	MsgSetVringErr:    {size: u64Size, fds: 1, act: (*session).setVringErr},
 	MsgSetVringEnable: {size: vringStateSize, act: (*session).setVringEnable},
+	MsgVringKick:      {size: vringStateSize, needs: ProtocolInBandNotifications, act: (*session).vringKick},
 }
 
 // Errors of a message that was refused and changed nothing.
@@ -126,15 +133,20 @@ func (s *session) wantsAck(m *message) bool {
 // refuse tells the frontend that m failed, or ends the session when it cannot
 // be told.
 func (s *session) refuse(m *message, err error) error {
-	s.server.stats.Malformed.Inc()
-	err = &MessageError{m.Request, err}
 	if !s.wantsAck(m) {
-		return err
+		s.server.stats.Malformed.Inc()
+		return &MessageError{m.Request, err}
 	}
-	if log, ok := s.server.limits.refused.Entry(s.log, s.server.loop.Now()); ok {
-		log.WithError(err).Warn("message refused")
-	}
+	s.complain(m, err)
 	// What was refused may have stopped rings on the way.
 	s.settle()
 	return s.conn.reply(m.Request, u64Payload(ackFailure))
+}
+
+// complain counts and logs a message whose failure the frontend is told.
+func (s *session) complain(m *message, err error) {
+	s.server.stats.Malformed.Inc()
+	if log, ok := s.server.limits.refused.Entry(s.log, s.server.loop.Now()); ok {
+		log.WithError(&MessageError{m.Request, err}).Warn("message refused")
+	}
 }

@@ -33,3 +33,6 @@ func (s *Server) Turn() {
 	s.Expire(s.patrolled + patrolInterval)
 	s.Work()
 }
+
+// Waits reports whether the frontend waits for the end of a transfer.
+func (s *Server) Waits() bool { return s.session != nil && s.session.interest == 0 }

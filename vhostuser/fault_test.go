@@ -22,6 +22,7 @@ func (b *backend) fadesAway() {
 		b.t.Errorf("%d sessions ended for it", n)
 	}
 	b.events()
+	b.taken()
 	b.works()
 }
 

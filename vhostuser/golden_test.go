@@ -20,7 +20,7 @@ var golden = struct{ getFeatures, getFeaturesReply, setVringEnable, ack, nack, s
 		1, 0, 0, 0, // VHOST_USER_GET_FEATURES
 		5, 0, 0, 0, // version 1, REPLY
 		8, 0, 0, 0, // payload size
-		0, 0, 0, 0x70, 1, 0, 0, 0, // VERSION_1, PROTOCOL_FEATURES, EVENT_IDX, INDIRECT_DESC
+		0, 0, 0, 0x74, 1, 0, 0, 0, // VERSION_1, PROTOCOL_FEATURES, EVENT_IDX, INDIRECT_DESC, LOG_ALL
 	},
 	setVringEnable: []byte{
 		18, 0, 0, 0, // VHOST_USER_SET_VRING_ENABLE
@@ -79,13 +79,13 @@ func TestGoldenSession(t *testing.T) {
 		15, 0, 0, 0,
 		5, 0, 0, 0,
 		8, 0, 0, 0,
-		0x29, 0xa2, 0, 0, 0, 0, 0, 0, // MQ, REPLY_ACK, BACKEND_REQ, CONFIG, RESET_DEVICE, CONFIGURE_MEM_SLOTS
+		0x2b, 0xa2, 8, 0, 0, 0, 0, 0, // MQ, LOG_SHMFD, REPLY_ACK, BACKEND_REQ, CONFIG, RESET_DEVICE, CONFIGURE_MEM_SLOTS, DEVICE_STATE
 	})
 	f.Write([]byte{
 		16, 0, 0, 0, // VHOST_USER_SET_PROTOCOL_FEATURES
 		9, 0, 0, 0, // with NEED_REPLY, as UML sends it
 		8, 0, 0, 0,
-		0x29, 0xa2, 0, 0, 0, 0, 0, 0,
+		0x2b, 0xa2, 8, 0, 0, 0, 0, 0,
 	})
 	want([]byte{
 		16, 0, 0, 0,
@@ -131,6 +131,68 @@ func TestGoldenSession(t *testing.T) {
 		5, 0, 0, 0,
 		8, 0, 0, 0,
 		0xfd, 1, 0, 0, 0, 0, 0, 0, // 509
+	})
+	f.Write([]byte{
+		6, 0, 0, 0, // VHOST_USER_SET_LOG_BASE
+		1, 0, 0, 0,
+		16, 0, 0, 0,
+		0, 1, 0, 0, 0, 0, 0, 0, // size
+		0, 0x10, 0, 0, 0, 0, 0, 0, // offset
+	}, memfd(t, 0x1100))
+	want([]byte{
+		6, 0, 0, 0,
+		5, 0, 0, 0,
+		16, 0, 0, 0,
+		0, 1, 0, 0, 0, 0, 0, 0,
+		0, 0x10, 0, 0, 0, 0, 0, 0,
+	})
+	f.Write([]byte{
+		7, 0, 0, 0, // VHOST_USER_SET_LOG_FD
+		9, 0, 0, 0,
+		0, 0, 0, 0,
+	}, eventfd(t))
+	want([]byte{
+		7, 0, 0, 0,
+		5, 0, 0, 0,
+		8, 0, 0, 0,
+		0, 0, 0, 0, 0, 0, 0, 0,
+	})
+	f.Write([]byte{
+		42, 0, 0, 0, // VHOST_USER_SET_DEVICE_STATE_FD
+		1, 0, 0, 0,
+		8, 0, 0, 0,
+		0, 0, 0, 0, // save
+		0, 0, 0, 0, // stopped
+	}, pipe(t)[1])
+	want([]byte{
+		42, 0, 0, 0,
+		5, 0, 0, 0,
+		8, 0, 0, 0,
+		0, 1, 0, 0, 0, 0, 0, 0, // no error, no descriptor
+	})
+	f.Write([]byte{
+		43, 0, 0, 0, // VHOST_USER_CHECK_DEVICE_STATE
+		1, 0, 0, 0,
+		0, 0, 0, 0,
+	})
+	want([]byte{
+		43, 0, 0, 0,
+		5, 0, 0, 0,
+		8, 0, 0, 0,
+		0, 0, 0, 0, 0, 0, 0, 0,
+	})
+	f.Write([]byte{
+		42, 0, 0, 0, // VHOST_USER_SET_DEVICE_STATE_FD
+		1, 0, 0, 0,
+		8, 0, 0, 0,
+		2, 0, 0, 0, // no such direction
+		0, 0, 0, 0,
+	}, pipe(t)[1])
+	want([]byte{
+		42, 0, 0, 0,
+		5, 0, 0, 0,
+		8, 0, 0, 0,
+		1, 1, 0, 0, 0, 0, 0, 0, // an error, no descriptor
 	})
 	f.Write([]byte{
 		10, 0, 0, 0, // VHOST_USER_SET_VRING_BASE
@@ -192,6 +254,14 @@ func TestGoldenPayloads(t *testing.T) {
 		{"region", vhostuser.SingleMemRegion(region).AppendTo(nil), append([]byte{
 			0, 0, 0, 0, 0, 0, 0, 0, // padding
 		}, regionBytes...)},
+		{"log", vhostuser.LogRegion{Size: 0x221, Offset: 0x3000}.AppendTo(nil), []byte{
+			0x21, 2, 0, 0, 0, 0, 0, 0, // size
+			0, 0x30, 0, 0, 0, 0, 0, 0, // offset
+		}},
+		{"device state", vhostuser.DeviceState{Direction: vhostuser.TransferLoad, Phase: 2}.AppendTo(nil), []byte{
+			1, 0, 0, 0, // direction
+			2, 0, 0, 0, // phase
+		}},
 		{"config", space.AppendTo(nil), []byte{
 			1, 0, 0, 0, // offset
 			2, 0, 0, 0, // size
@@ -221,7 +291,7 @@ func TestNames(t *testing.T) {
 		{vhostuser.MsgGetVringBase.String(), "GET_VRING_BASE"},
 		{vhostuser.Request(31).String(), "request 31"},
 		{vhostuser.ProtocolFeatures(0xa229).String(), "MQ|REPLY_ACK|BACKEND_REQ|CONFIG|RESET_DEVICE|CONFIGURE_MEM_SLOTS"},
-		{vhostuser.ProtocolFeatures(1<<14 | 1).String(), "MQ|bit 14"},
+		{vhostuser.ProtocolFeatures(1<<16 | 1).String(), "MQ|bit 16"},
 		{vhostuser.EndMemory.String(), "memory"},
 		{vhostuser.FaultLoop.String(), "loop"},
 	} {

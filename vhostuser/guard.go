@@ -5,8 +5,8 @@ import (
 	"runtime"
 )
 
-// MemoryFault ends a session whose frontend took pages of the guest's memory
-// away while they were in use, by shrinking the file behind them.
+// MemoryFault ends a session whose frontend took pages of the guest's memory, or
+// of the dirty log, away while they were in use, by shrinking the file behind them.
 type MemoryFault struct {
 	Addr uintptr // ours
 	Err  error   // the runtime's
@@ -18,7 +18,7 @@ func (f *MemoryFault) Error() string {
 
 func (f *MemoryFault) Unwrap() error { return f.Err }
 
-// guard calls f and turns a fault in the session's guest memory into an error;
+// guard calls f and turns a fault in what the session has mapped into an error;
 // the loop runs with debug.SetPanicOnFault. Every other panic is a bug of ours
 // and goes on.
 func (s *Server) guard(f func() error) (err error) {
@@ -36,10 +36,15 @@ func (s *Server) memoryFault(v any) error {
 		runtime.Error
 		Addr() uintptr
 	})
-	if !ok || s.session == nil || !s.session.memory.Holds(fault.Addr()) {
+	if !ok || s.session == nil || !s.session.holds(fault.Addr()) {
 		panic(v)
 	}
 	return &MemoryFault{Addr: fault.Addr(), Err: fault}
+}
+
+// holds reports whether the session has something mapped at addr.
+func (s *session) holds(addr uintptr) bool {
+	return s.memory.Holds(addr) || s.dirty != nil && s.dirty.Holds(addr)
 }
 
 // run calls into the device or the session. An error ends the session.

@@ -28,12 +28,12 @@ func TestLog(t *testing.T) {
 
 	f = b.negotiated()
 	f.Ack(4711, nil)
-	f.SetFeatures(^uint64(0))
+	f.SetFeatures(^vhostuser.FeatureRingPacked)
 	f.Tell(4711, nil)
 	b.waitEnd()
 	b.wantLog("info: session begins map[session:2]",
 		"warning: message refused map[error:request 4711: unknown request session:2]",
-		"warning: features that were not offered are ignored map[features:0xfffffffe8fffffff session:2]",
+		"warning: features that were not offered are ignored map[features:0xfffffffa8bffffff session:2]",
 		"warning: session ended map[error:request 4711: unknown request reason:protocol session:2]")
 }
 
@@ -43,7 +43,7 @@ func TestLogIsLimited(t *testing.T) {
 	f := b.negotiated()
 	for range 1000 {
 		f.Ack(4711, nil)
-		f.SetFeatures(^uint64(0))
+		f.SetFeatures(^vhostuser.FeatureRingPacked)
 		f.SetConfig(0, 0, nil)
 	}
 	f.Barrier()

@@ -57,7 +57,7 @@ func (s *session) addMemReg(m *message) error {
 func (s *session) remMemReg(m *message) error {
 	region := parseSingleRegion(m.payload)
 	for _, r := range s.rings {
-		if r.parts.touches(region, r.size) {
+		if r.parts.touches(region, r.shape()) {
 			r.forget()
 		}
 	}

@@ -11,6 +11,8 @@ const (
 	u64Size          = 8
 	vringStateSize   = 8
 	vringAddrSize    = 40
+	logRegionSize    = 16
+	deviceStateSize  = 8
 	memTableHead     = 8
 	memRegionSize    = 32
 	singleRegionSize = 40
@@ -38,12 +40,15 @@ func ParseVringState(b []byte) VringState {
 // are addresses of the frontend's, which the memory table translates.
 type VringAddr struct {
 	Index uint32
-	Flags uint32 // bit 0: log writes to the used ring
+	Flags uint32 // VringFlagLog or 0
 	Desc  uint64
 	Used  uint64
 	Avail uint64
-	Log   uint64 // meaningless without that flag
+	Log   uint64 // a guest address; meaningless without that flag
 }
+
+// VringFlagLog says that writes to the used ring are logged (VHOST_VRING_F_LOG).
+const VringFlagLog = 1
 
 // AppendTo appends the payload's bytes to b.
 func (v VringAddr) AppendTo(b []byte) []byte {
@@ -65,6 +70,32 @@ func ParseVringAddr(b []byte) VringAddr {
 		Avail: binary.NativeEndian.Uint64(b[24:]),
 		Log:   binary.NativeEndian.Uint64(b[32:]),
 	}
+}
+
+// log returns what the message says of logging. UML sends nonsense without the flag.
+func (v VringAddr) log() ringLog {
+	if v.Flags&VringFlagLog == 0 {
+		return ringLog{}
+	}
+	return ringLog{on: true, addr: v.Log}
+}
+
+// LogRegion is the payload of VHOST_USER_SET_LOG_BASE: where the log is in the
+// file that comes with it.
+type LogRegion struct {
+	Size   uint64 // bytes, each for 8 pages
+	Offset uint64
+}
+
+// AppendTo appends the payload's bytes to b.
+func (l LogRegion) AppendTo(b []byte) []byte {
+	b = binary.NativeEndian.AppendUint64(b, l.Size)
+	return binary.NativeEndian.AppendUint64(b, l.Offset)
+}
+
+// ParseLogRegion reads the first 16 bytes of b.
+func ParseLogRegion(b []byte) LogRegion {
+	return LogRegion{binary.NativeEndian.Uint64(b), binary.NativeEndian.Uint64(b[8:])}
 }
 
 // VringFd is the payload of VHOST_USER_SET_VRING_KICK, _CALL and _ERR.
@@ -154,6 +185,30 @@ func ParseConfigSpace(b []byte) ConfigSpace {
 		Size:   binary.NativeEndian.Uint32(b[4:]),
 		Flags:  binary.NativeEndian.Uint32(b[8:]),
 	}
+}
+
+// DeviceState is the payload of VHOST_USER_SET_DEVICE_STATE_FD.
+type DeviceState struct {
+	Direction uint32 // TransferSave or TransferLoad
+	Phase     uint32 // TransferStopped
+}
+
+const (
+	TransferSave uint32 = 0
+	TransferLoad uint32 = 1
+
+	TransferStopped uint32 = 0 // while all rings are stopped
+)
+
+// AppendTo appends the payload's bytes to b.
+func (d DeviceState) AppendTo(b []byte) []byte {
+	b = binary.NativeEndian.AppendUint32(b, d.Direction)
+	return binary.NativeEndian.AppendUint32(b, d.Phase)
+}
+
+// ParseDeviceState reads the first 8 bytes of b.
+func ParseDeviceState(b []byte) DeviceState {
+	return DeviceState{binary.NativeEndian.Uint32(b), binary.NativeEndian.Uint32(b[4:])}
 }
 
 func parseU64(b []byte) uint64 { return binary.NativeEndian.Uint64(b) }

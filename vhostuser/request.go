@@ -13,6 +13,8 @@ const (
 	MsgSetOwner            Request = 3
 	MsgResetOwner          Request = 4
 	MsgSetMemTable         Request = 5
+	MsgSetLogBase          Request = 6
+	MsgSetLogFd            Request = 7
 	MsgSetVringNum         Request = 8
 	MsgSetVringAddr        Request = 9
 	MsgSetVringBase        Request = 10
@@ -28,9 +30,12 @@ const (
 	MsgGetConfig           Request = 24
 	MsgSetConfig           Request = 25
 	MsgResetDevice         Request = 34
+	MsgVringKick           Request = 35
 	MsgGetMaxMemSlots      Request = 36
 	MsgAddMemReg           Request = 37
 	MsgRemMemReg           Request = 38
+	MsgSetDeviceStateFd    Request = 42
+	MsgCheckDeviceState    Request = 43
 )
 
 var requestNames = map[Request]string{
@@ -39,6 +44,8 @@ var requestNames = map[Request]string{
 	MsgSetOwner:            "SET_OWNER",
 	MsgResetOwner:          "RESET_OWNER",
 	MsgSetMemTable:         "SET_MEM_TABLE",
+	MsgSetLogBase:          "SET_LOG_BASE",
+	MsgSetLogFd:            "SET_LOG_FD",
 	MsgSetVringNum:         "SET_VRING_NUM",
 	MsgSetVringAddr:        "SET_VRING_ADDR",
 	MsgSetVringBase:        "SET_VRING_BASE",
@@ -54,9 +61,12 @@ var requestNames = map[Request]string{
 	MsgGetConfig:           "GET_CONFIG",
 	MsgSetConfig:           "SET_CONFIG",
 	MsgResetDevice:         "RESET_DEVICE",
+	MsgVringKick:           "VRING_KICK",
 	MsgGetMaxMemSlots:      "GET_MAX_MEM_SLOTS",
 	MsgAddMemReg:           "ADD_MEM_REG",
 	MsgRemMemReg:           "REM_MEM_REG",
+	MsgSetDeviceStateFd:    "SET_DEVICE_STATE_FD",
+	MsgCheckDeviceState:    "CHECK_DEVICE_STATE",
 }
 
 func (r Request) String() string {

@@ -12,13 +12,23 @@ import (
 type raw struct {
 	*backend
 	*vhostusertest.Frontend
-	memory *virtqueuetest.Memory
-	rings  []*virtqueuetest.Ring
+	memory  *virtqueuetest.Memory
+	options virtqueuetest.Options
+	rings   []*virtqueuetest.Ring
 }
 
 func newRaw(t testing.TB) *raw {
 	t.Helper()
-	r := &raw{backend: newBackend(t), memory: virtqueuetest.NewMemory(t)}
+	return newRawWith(t, virtqueuetest.Options{Size: 64, EventIdx: true})
+}
+
+func newRawWith(t testing.TB, o virtqueuetest.Options) *raw {
+	t.Helper()
+	var options []func(*vhostuser.Config)
+	if o.Packed {
+		options = append(options, packed)
+	}
+	r := &raw{backend: newBackend(t, options...), memory: virtqueuetest.NewMemory(t), options: o}
 	r.Frontend = r.dial()
 	features := r.GetFeatures()
 	r.SetProtocolFeatures(r.GetProtocolFeatures())
@@ -26,7 +36,7 @@ func newRaw(t testing.TB) *raw {
 	r.SetFeatures(features)
 	r.SetMemTable(r.memory.Regions(), r.memory.Fds(), 0)
 	for range 2 {
-		r.rings = append(r.rings, virtqueuetest.NewRing(t, r.memory, virtqueuetest.Options{Size: 64, EventIdx: true}))
+		r.rings = append(r.rings, virtqueuetest.NewRing(t, r.memory, o))
 	}
 	return r
 }
@@ -74,9 +84,10 @@ func (r *raw) use(i, n int) {
 func (r *raw) fresh(i int) {
 	r.t.Helper()
 	c := r.rings[i].Config()
-	r.rings[i] = virtqueuetest.NewRing(r.t, r.memory, virtqueuetest.Options{
-		Size: c.Size, EventIdx: true, Desc: c.Desc, Avail: c.Avail, Used: c.Used,
-	})
+	clear(r.memory.Bytes(c.Desc, 16*uint64(c.Size)))
+	o := r.options
+	o.Desc, o.Avail, o.Used = c.Desc, c.Avail, c.Used
+	r.rings[i] = virtqueuetest.NewRing(r.t, r.memory, o)
 }
 
 func TestResumeOrReset(t *testing.T) {

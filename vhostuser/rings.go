@@ -11,7 +11,7 @@ import (
 var (
 	errNoRing    = errors.New("no such ring")
 	errRunning   = errors.New("ring is running")
-	errRingSize  = errors.New("ring size is not a power of two up to 32768")
+	errRingSize  = errors.New("ring size is out of range, or no power of two in a split ring")
 	errRingFlags = errors.New("unknown ring flags")
 	errAlignment = errors.New("ring is not aligned")
 	errUnmapped  = errors.New("ring is not in guest memory")
@@ -34,6 +34,8 @@ func (s *session) ring(index uint32) (*vring, error) {
 	return s.rings[index], nil
 }
 
+// setVringNum serves VHOST_USER_SET_VRING_NUM. Where it is not known yet how the
+// ring is laid out, a size that does not fit shows when the ring starts.
 func (s *session) setVringNum(m *message) error {
 	r, num, err := s.vringState(m)
 	switch {
@@ -41,7 +43,7 @@ func (s *session) setVringNum(m *message) error {
 		return err
 	case r.running:
 		return errRunning
-	case num == 0 || num > maxRingSize || num&(num-1) != 0:
+	case num == 0 || num > maxRingSize || s.split() && num&(num-1) != 0:
 		return fmt.Errorf("%w: %d", errRingSize, num)
 	}
 	r.forget()
@@ -50,30 +52,30 @@ func (s *session) setVringNum(m *message) error {
 }
 
 // setVringAddr serves VHOST_USER_SET_VRING_ADDR. A running ring may be told its
-// own addresses again: dirty logging, which we do not offer, is switched so.
+// own addresses again: that is how logging is switched.
 func (s *session) setVringAddr(m *message) error {
 	addr := ParseVringAddr(m.payload)
 	r, err := s.ring(addr.Index)
 	if err != nil {
 		return err
 	}
-	const flagLog = 1
 	parts := ringParts{Desc: addr.Desc, Avail: addr.Avail, Used: addr.Used}
 	switch {
-	case addr.Flags&^flagLog != 0:
+	case addr.Flags&^VringFlagLog != 0:
 		return errRingFlags
-	case !parts.aligned():
+	case !parts.aligned(s.packed()):
 		return errAlignment
 	case r.running && parts == r.parts:
+		r.log = addr.log()
 		return nil
 	case r.running:
 		return errRunning
 	}
-	if _, ok := parts.translate(s.memory, max(r.size, 1)); !ok {
+	if _, ok := parts.translate(s.memory, shape{max(r.size, 1), s.packed()}); !ok {
 		return errUnmapped
 	}
 	r.forget()
-	r.parts, r.placed = parts, true
+	r.parts, r.placed, r.log = parts, true, addr.log()
 	return nil
 }
 
@@ -84,16 +86,16 @@ func (s *session) setVringBase(m *message) error {
 		return err
 	case r.running:
 		return errRunning
-	case base > math.MaxUint16:
+	case s.split() && base > math.MaxUint16:
 		return fmt.Errorf("%w: base %d", errNumber, base)
 	}
 	r.forget()
-	r.base = uint16(base)
+	r.base, r.literal = base, r.answered
 	return nil
 }
 
 // getVringBase serves VHOST_USER_GET_VRING_BASE: it stops the ring and says
-// which entry comes next. A stopped ring says the same again.
+// where it goes on. A stopped ring says the same again.
 func (s *session) getVringBase(m *message) ([]byte, error) {
 	r, _, err := s.vringState(m)
 	if err != nil {
@@ -103,7 +105,9 @@ func (s *session) getVringBase(m *message) ([]byte, error) {
 	r.started = false
 	r.kick.drop()
 	r.call.drop()
-	return VringState{Index: uint32(r.index), Num: uint32(r.base)}.AppendTo(nil), nil
+	base := r.first()
+	r.answered = s.packed() && base == 0
+	return VringState{Index: uint32(r.index), Num: base}.AppendTo(nil), nil
 }
 
 func (s *session) setVringEnable(m *message) error {
@@ -115,6 +119,24 @@ func (s *session) setVringEnable(m *message) error {
 		return fmt.Errorf("%w: enable %d", errNumber, on)
 	}
 	r.enabled = on == 1
+	if r.enabled && s.inBand() {
+		r.started = true // UML sends no VHOST_USER_SET_VRING_KICK then
+	}
+	return nil
+}
+
+// vringKick serves VHOST_USER_VRING_KICK, the kick of a ring without descriptor.
+// UML waits for its acknowledgement with interrupts off, so whatever the device
+// sends meanwhile must not wait for UML.
+func (s *session) vringKick(m *message) error {
+	r, _, err := s.vringState(m)
+	if err != nil {
+		return err
+	}
+	r.started = true
+	if r.running {
+		return r.kicked()
+	}
 	return nil
 }
 
@@ -145,7 +167,7 @@ func (s *session) setVringCall(m *message) error {
 	if r.running {
 		// QEMU swaps the descriptor after it enabled the ring and whenever the
 		// guest masks its interrupt: what went to the old one may be lost.
-		r.call.signal()
+		r.interrupt()
 	}
 	return nil
 }

@@ -20,7 +20,7 @@ var lives = map[string]life{
 		resume:   "start 0, start 1",
 		reset:    "stop 0, stop 1",
 		restart:  "reset, start 0, start 1",
-		shutdown: "stop 0, stop 1, reset, detach",
+		shutdown: "stop 0, stop 1, detach",
 	},
 	"QEMU 10": {
 		init:     "attach",
@@ -29,7 +29,7 @@ var lives = map[string]life{
 		resume:   "start 0, start 1",
 		reset:    "stop 0, stop 1, reset",
 		restart:  "negotiated, start 0, start 1",
-		shutdown: "stop 0, stop 1, reset, detach",
+		shutdown: "stop 0, stop 1, detach",
 	},
 	"UML": {
 		init:     "attach",
@@ -38,7 +38,7 @@ var lives = map[string]life{
 		resume:   "start 0, start 1, start 2",
 		reset:    "stop 2, stop 1, stop 0",
 		restart:  "reset, start 0, start 1, start 2",
-		shutdown: "stop 2, stop 1, stop 0, reset, detach",
+		shutdown: "stop 2, stop 1, stop 0, detach",
 	},
 	"cloud-hypervisor": {
 		init:     "attach",
@@ -47,7 +47,7 @@ var lives = map[string]life{
 		resume:   "start 0, start 1, start 2",
 		reset:    "stop 0, stop 1, stop 2",
 		restart:  "reset, start 0, start 1, start 2",
-		shutdown: "stop 0, stop 1, stop 2, reset, detach",
+		shutdown: "stop 0, stop 1, stop 2, detach",
 	},
 	"OpenVMM": {
 		init:     "attach",
@@ -56,7 +56,7 @@ var lives = map[string]life{
 		resume:   "start 0, start 1, start 2",
 		reset:    "stop 0, stop 1, stop 2, reset",
 		restart:  "negotiated, start 0, start 1, start 2",
-		shutdown: "stop 0, stop 1, stop 2, reset, detach",
+		shutdown: "stop 0, stop 1, stop 2, detach",
 	},
 	"crosvm": {
 		init:     "attach",
@@ -65,18 +65,34 @@ var lives = map[string]life{
 		resume:   "start 0, start 1, start 2",
 		reset:    "stop 0, stop 1, stop 2",
 		restart:  "reset, start 0, start 1, start 2",
-		shutdown: "stop 0, stop 1, stop 2, reset, detach",
+		shutdown: "stop 0, stop 1, stop 2, detach",
 	},
+}
+
+// variants are the backends and guests that every frontend is played with.
+var variants = []struct {
+	name    string
+	backend []func(*vhostuser.Config)
+	guest   vhostusertest.GuestOptions
+}{
+	{name: "plain"},
+	{name: "rings move", guest: vhostusertest.GuestOptions{MoveRings: true}},
+	{name: "packed", backend: []func(*vhostuser.Config){packed}, guest: vhostusertest.GuestOptions{Packed: true}},
+	{name: "packed rings move", backend: []func(*vhostuser.Config){packed},
+		guest: vhostusertest.GuestOptions{Packed: true, MoveRings: true}},
+	{name: "packed, in-band", backend: []func(*vhostuser.Config){packed, inBand},
+		guest: vhostusertest.GuestOptions{Packed: true}},
+	{name: "in-band", backend: []func(*vhostuser.Config){inBand}},
 }
 
 // Every frontend's life of a guest, message by message, with traffic in between.
 func TestPeers(t *testing.T) {
 	for _, peer := range vhostusertest.Peers {
-		for _, moved := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s/moved=%v", peer.Name, moved), func(t *testing.T) {
-				b := newBackend(t)
+		for _, v := range variants {
+			t.Run(peer.Name+"/"+v.name, func(t *testing.T) {
+				b := newBackend(t, v.backend...)
 				f := b.dial()
-				guest := vhostusertest.NewGuest(t, vhostusertest.GuestOptions{MoveRings: moved})
+				guest := vhostusertest.NewGuest(t, v.guest)
 				p := peer.New(f, guest)
 				want := lives[peer.Name]
 
@@ -132,13 +148,16 @@ func TestPeers(t *testing.T) {
 	}
 }
 
-// The sizes at both ends of what virtio allows.
+// The sizes at both ends of what virtio allows, and of a packed ring any between.
 func TestRingSizes(t *testing.T) {
-	for _, size := range []int{1, 2, 32768} {
-		t.Run(fmt.Sprint(size), func(t *testing.T) {
-			b := newBackend(t)
-			guest := vhostusertest.NewGuest(t, vhostusertest.GuestOptions{RingSize: size})
-			peer := vhostusertest.Crosvm(b.dial(), guest)
+	for _, o := range []vhostusertest.GuestOptions{
+		{RingSize: 1}, {RingSize: 2}, {RingSize: 32768},
+		{RingSize: 1, Packed: true}, {RingSize: 3, Packed: true}, {RingSize: 32767, Packed: true}, {RingSize: 32768, Packed: true},
+	} {
+		t.Run(fmt.Sprintf("%d, packed=%v", o.RingSize, o.Packed), func(t *testing.T) {
+			b := newBackend(t, packed)
+			guest := vhostusertest.NewGuest(t, o)
+			peer := vhostusertest.OpenVMM(b.dial(), guest)
 			peer.Init()
 			peer.Start()
 			for i := range 5 {
@@ -157,9 +176,9 @@ func (b *backend) traffic(guest *vhostusertest.Guest, p string) {
 	b.t.Helper()
 	guest.Tx().ArmInterrupt()
 	guest.Tx().Add(guest.Memory.Out([]byte(p + " tx")))
-	guest.Tx().ForceKick() // for nothing: it is not published
+	guest.Kick(tx) // for nothing: it is not published
 	guest.Tx().Publish()
-	guest.Tx().ForceKick()
+	guest.Kick(tx)
 	b.waitFor("chain taken", func() bool {
 		return guest.Tx().UsedIdx() == guest.Tx().AvailIdx()
 	})
@@ -212,7 +231,7 @@ func TestCloudHypervisorReconnects(t *testing.T) {
 	if got := b.taken(); !slices.Equal(got, []string{"in between"}) {
 		t.Errorf("taken %q", got)
 	}
-	b.expect("attach", "negotiated", "start 0", "start 1", "start 2")
+	b.expect("attach", "negotiated", "inherit", "start 0", "start 1", "start 2")
 }
 
 // QEMU without CONFIGURE_MEM_SLOTS sends the whole table before every start;
@@ -230,5 +249,5 @@ func TestQEMUWithFewProtocolFeatures(t *testing.T) {
 	b.traffic(guest, "second")
 	peer.Shutdown()
 	b.waitEnd()
-	b.expect(script("attach, negotiated, start 0, start 1, stop 0, stop 1, start 0, start 1, stop 0, stop 1, reset, detach")...)
+	b.expect(script("attach, negotiated, start 0, start 1, stop 0, stop 1, start 0, start 1, stop 0, stop 1, detach")...)
 }

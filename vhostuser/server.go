@@ -23,6 +23,8 @@ type Config struct {
 	Stats  *Stats             // nil: nobody reads them
 	// QueueCount is how many rings the device has, at most MaxQueues; 0 means 3.
 	QueueCount int
+	// InBand offers VHOST_USER_PROTOCOL_F_INBAND_NOTIFICATIONS.
+	InBand bool
 	// OnSessionEnd, if not nil, is called when a session has ended other than by
 	// Close; err is nil when the frontend ended it in good order.
 	OnSessionEnd func(err error)
@@ -39,6 +41,7 @@ type Server struct {
 	log          logrus.FieldLogger
 	stats        *Stats
 	queues       int
+	protocol     ProtocolFeatures // offered
 	onSessionEnd func(error)
 
 	listener   *listener // nil without Listen
@@ -52,7 +55,7 @@ type Server struct {
 
 // limits has each place that a peer can make log.
 type limits struct {
-	accept, candidates, started, ended, refused, masked, config, broken ratelog.Site
+	accept, candidates, started, ended, refused, masked, config, broken, lost, transfer ratelog.Site
 }
 
 // NewServer returns a server that serves nobody yet. It does not become the
@@ -64,6 +67,7 @@ func NewServer(cfg Config) *Server {
 		log:          cfg.Log,
 		stats:        cfg.Stats,
 		queues:       cfg.QueueCount,
+		protocol:     knownProtocol,
 		onSessionEnd: cfg.OnSessionEnd,
 	}
 	if s.log == nil {
@@ -76,6 +80,9 @@ func NewServer(cfg Config) *Server {
 	}
 	if s.queues == 0 {
 		s.queues = 3
+	}
+	if !cfg.InBand {
+		s.protocol &^= ProtocolInBandNotifications
 	}
 	if s.onSessionEnd == nil {
 		s.onSessionEnd = func(error) {}
@@ -128,6 +135,15 @@ func (s *Server) Close() error {
 	return result.ErrorOrNil()
 }
 
+// ConfigChanged tells the frontend that the device's config space is another
+// one, which it then asks for (VHOST_USER_BACKEND_CONFIG_CHANGE_MSG). Where there
+// is no session, or none that can be told, whoever asks next learns it.
+func (s *Server) ConfigChanged() {
+	if s.session != nil {
+		s.session.backend.configChanged()
+	}
+}
+
 // begin makes a connection, whose ownership it takes, also on error, the session.
 // Precondition: there is none.
 func (s *Server) begin(c *conn) error {
@@ -153,7 +169,6 @@ func (s *Server) end(cause error) {
 	teardown := multierror.Append(nil,
 		s.loop.Remove(x.conn.fd),
 		x.stop(),
-		s.guard(func() error { s.device.Reset(); return nil }),
 		s.guard(func() error { s.device.Detach(); return nil }),
 		x.close(),
 	).ErrorOrNil()

@@ -1,6 +1,9 @@
 package vhostuser
 
 import (
+	"io"
+	"slices"
+
 	"github.com/hashicorp/go-multierror"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
@@ -23,12 +26,16 @@ type session struct {
 	negotiated bool   // VHOST_USER_SET_FEATURES came since the last reset
 	rings      []*vring
 	protocol   ProtocolFeatures
-	memory     *guestmem.Table // owned, never nil
-	backend    int             // owned; requests to the frontend go here, -1 if nowhere
+	memory     *guestmem.Table    // owned, never nil
+	dirty      *guestmem.DirtyLog // owned, nil if nothing is to be logged
+	backend    backend
+	transfer   *transfer // the latest whose outcome was not asked for, nil if none
 
 	// used says that a ring has run since the device was last reset, so that a
 	// driver may have state to lose.
 	used bool
+	// inherited says that the device knows that its driver is older than the session.
+	inherited bool
 }
 
 // newSession takes ownership of c.
@@ -40,16 +47,24 @@ func newSession(server *Server, c *conn, log logrus.FieldLogger) *session {
 		conn:     c,
 		interest: unix.EPOLLIN,
 		memory:   memory,
-		backend:  -1,
 	}
+	s.backend = newBackend(s)
 	for i := range server.queues {
 		s.rings = append(s.rings, newVring(s, i))
 	}
 	return s
 }
 
-// HandleEvents serves what the frontend has sent.
-func (s *session) HandleEvents(uint32) { s.server.run(s.serve) }
+// HandleEvents serves what the frontend has sent. One that waits for the end of a
+// transfer is not listened to, and can only be gone.
+func (s *session) HandleEvents(events uint32) {
+	s.server.run(func() error {
+		if s.interest == 0 && events&(unix.EPOLLHUP|unix.EPOLLERR) != 0 {
+			return io.EOF
+		}
+		return s.serve()
+	})
+}
 
 // serve handles messages until none is whole. A frontend that does not read its
 // replies is not heard until it has.
@@ -69,6 +84,9 @@ func (s *session) serve() error {
 		if !whole {
 			break
 		}
+		if s.transferring() && s.conn.request() == MsgCheckDeviceState {
+			return s.listen(0) // until the transfer ends
+		}
 		m := s.conn.take()
 		if err := s.handle(&m); err != nil {
 			return err
@@ -84,6 +102,18 @@ func (s *session) listen(interest uint32) error {
 	}
 	s.interest = interest
 	return s.server.loop.Modify(s.conn.fd, interest)
+}
+
+// suspended reports whether a driver's rings have all stopped: until one runs
+// again the frontend may not be told anything unasked. Before any has run a
+// booting guest reads the config space, and has to find it true.
+func (s *session) suspended() bool {
+	return s.used && !s.running()
+}
+
+// running reports whether the device has any ring.
+func (s *session) running() bool {
+	return slices.ContainsFunc(s.rings, func(r *vring) bool { return r.running })
 }
 
 // stop ends what the session has running: no ring's memory is touched again.
@@ -104,8 +134,10 @@ func (s *session) close() error {
 	for _, r := range s.rings {
 		r.close()
 	}
-	if s.backend >= 0 {
-		closeFds([]int{s.backend})
+	s.backend.close()
+	if s.transfer != nil {
+		s.transfer.close()
 	}
+	result = multierror.Append(result, s.unlog(s.dirty))
 	return multierror.Append(result, s.memory.Close(), s.conn.close()).ErrorOrNil()
 }

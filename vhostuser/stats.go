@@ -28,6 +28,13 @@ type Stats struct {
 	Malformed stats.Counter // of these, refused
 	Resets    stats.Counter // of the device, because the driver lost its state
 
+	BackendRequests stats.Counter // messages to frontends that they did not ask for
+	LogPagesLost    stats.Counter // pages written that the frontend's dirty log has no bit for
+
+	StatesSaved  stats.Counter // whole transfers of the device's state to a frontend
+	StatesLoaded stats.Counter // from one
+	StateErrors  stats.Counter // transfers that failed
+
 	Queues [MaxQueues]QueueStats // by ring index
 }
 
@@ -108,6 +115,7 @@ func ringFault(err error) RingFault {
 		{virtqueue.ErrAvailIdx, FaultAvailIdx},
 		{virtqueue.ErrIndex, FaultIndex},
 		{virtqueue.ErrChainLoop, FaultLoop},
+		{virtqueue.ErrChainCut, FaultLoop},
 		{virtqueue.ErrOrder, FaultOrder},
 		{virtqueue.ErrIndirectFeature, FaultIndirect},
 		{virtqueue.ErrIndirectNested, FaultIndirect},

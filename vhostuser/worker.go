@@ -21,6 +21,9 @@ func (s *Server) Deadline() (at time.Duration, ok bool) {
 	if s.session != nil && s.session.untended() {
 		at, ok = earlier(at, ok, s.patrolled+patrolInterval)
 	}
+	if s.session != nil && s.session.transferring() {
+		at, ok = earlier(at, ok, s.session.transfer.deadline)
+	}
 	if s.listener != nil && s.listener.paused {
 		at, ok = earlier(at, ok, s.listener.resumeAt)
 	}
@@ -43,6 +46,9 @@ func (s *Server) Expire(now time.Duration) {
 	if s.session != nil && s.patrolled+patrolInterval <= now {
 		s.patrolled = now
 		s.run(s.session.patrol)
+	}
+	if x := s.session; x != nil && x.transferring() && x.transfer.deadline <= now {
+		s.run(x.transfer.expire)
 	}
 	if at, ok := s.device.Deadline(); ok && at <= now {
 		s.run(func() error {

@@ -8,12 +8,15 @@ import "github.com/vhost-user-vsock/vhost-user-vsock/guestmem"
 //
 // A chain with Err set has no ranges and is to be pushed with length 0.
 type Chain struct {
-	Head            uint16
+	Head            uint16 // index of the first descriptor; in a packed ring the buffer id
 	From, Split, To int
 	ReadBytes       uint64 // in the readable ranges
 	WriteBytes      uint64 // in the writable ranges
 	Err             error  // guestmem.ErrOutOfRange or ErrTooManyRanges: why it cannot be served
 }
+
+// startAt makes c a chain without ranges.
+func (c *Chain) startAt(from int) { c.From, c.Split, c.To = from, from, from }
 
 const (
 	// maxIndirect bounds the walk through an indirect table. Linux chains 18
@@ -60,23 +63,17 @@ func (q *Queue) walk(c *Chain, bufs *guestmem.Buffers) error {
 // Deviation: a table may hold a longer chain than the ring has entries, which
 // §2.7.5.3.1 forbids and drivers do.
 func (q *Queue) walkIndirect(c *Chain, bufs *guestmem.Buffers, ref descriptor) error {
-	n := ref.len / descriptorSize
-	switch {
-	case !q.cfg.Indirect:
-		return ErrIndirectFeature
-	case ref.flags&flagNext != 0:
-		return ErrIndirectNext
-	case n == 0 || ref.len%descriptorSize != 0 || n > maxIndirectTable:
-		return ErrIndirectLen
-	case !q.mem.Contains(ref.addr, uint64(ref.len)):
-		return ErrIndirectTable
+	n, err := q.checkTable(ref)
+	if err != nil {
+		return err
 	}
 	var index uint32
 	for range min(n, maxIndirect) {
-		d, err := fetchDescriptor(q.mem, ref.addr+uint64(index)*descriptorSize)
+		addr, rest, err := fetch(q.mem, ref.addr+uint64(index)*descriptorSize)
 		if err != nil {
 			return ErrIndirectTable
 		}
+		d := decode(addr, rest)
 		if d.flags&flagIndirect != 0 {
 			return ErrIndirectNested
 		}
@@ -91,6 +88,23 @@ func (q *Queue) walkIndirect(c *Chain, bufs *guestmem.Buffers, ref descriptor) e
 		}
 	}
 	return ErrChainLoop
+}
+
+// checkTable returns how many descriptors the indirect table has that ref refers
+// to, in a ring of either layout.
+func (q *Queue) checkTable(ref descriptor) (n uint32, err error) {
+	n = ref.len / descriptorSize
+	switch {
+	case !q.cfg.Indirect:
+		return 0, ErrIndirectFeature
+	case ref.flags&flagNext != 0:
+		return 0, ErrIndirectNext
+	case n == 0 || ref.len%descriptorSize != 0 || n > maxIndirectTable:
+		return 0, ErrIndirectLen
+	case !q.mem.Contains(ref.addr, uint64(ref.len)):
+		return 0, ErrIndirectTable
+	}
+	return n, nil
 }
 
 // collect adds the buffer that d describes to the chain. virtio v1.4 §2.7.4.2:
@@ -117,6 +131,20 @@ func (q *Queue) collect(c *Chain, bufs *guestmem.Buffers, d descriptor) error {
 		c.WriteBytes += uint64(d.len)
 	}
 	return nil
+}
+
+// refuse ends a walk that failed. Where err concerns the chain only, it makes c
+// what is to be pushed with length 0; else the ring is broken and ok is false.
+func (q *Queue) refuse(c *Chain, bufs *guestmem.Buffers, err error) (ok bool) {
+	bufs.Truncate(c.From)
+	if !unfit(err) {
+		q.fail(err)
+		return false
+	}
+	q.Stats.BadChains.Inc()
+	c.startAt(c.From)
+	c.ReadBytes, c.WriteBytes, c.Err = 0, 0, err
+	return true
 }
 
 // unfit reports whether err concerns one chain only, not the structure of the

@@ -7,13 +7,17 @@ import (
 
 // Errors of New and Rebind; guestmem.ErrOutOfRange and guestmem.ErrMisaligned
 // are others.
-var ErrSize = errors.New("ring size is not a power of two up to 32768")
+var (
+	ErrSize = errors.New("ring size out of range, or no power of two in a split ring")
+	ErrBase = errors.New("ring base out of range")
+)
 
 // What breaks a ring.
 var (
 	ErrAvailIdx        = errors.New("available index moved by more than the ring size")
-	ErrIndex           = errors.New("descriptor index out of range")
+	ErrIndex           = errors.New("descriptor index or buffer id out of range")
 	ErrChainLoop       = errors.New("descriptor chain is longer than its table allows")
+	ErrChainCut        = errors.New("descriptor chain is not available as a whole")
 	ErrOrder           = errors.New("readable descriptor behind a writable one")
 	ErrIndirectFeature = errors.New("indirect descriptor without VIRTIO_F_INDIRECT_DESC")
 	ErrIndirectNested  = errors.New("indirect descriptor in an indirect table")
@@ -28,7 +32,7 @@ var ErrTooManyRanges = errors.New("descriptor chain has too many ranges")
 
 // RingError says what broke a ring, and where.
 type RingError struct {
-	NextAvail uint16 // position in the available ring, not reduced to the ring size
+	NextAvail uint16 // the low half of Queue.Base
 	Err       error  // one of the sentinels above
 }
 

@@ -97,7 +97,7 @@ func TestStructureBreaksTheRing(t *testing.T) {
 			popped := r.pop(t)
 			c.do(r)
 			r.wantBroken(t, c.want)
-			if got := r.q.NextAvail(); got != 8 {
+			if got := r.q.Base(); got != 8 {
 				t.Errorf("next is %d, want 8", got)
 			}
 			r.q.Push(popped.Head, 0)
@@ -110,91 +110,116 @@ func TestStructureBreaksTheRing(t *testing.T) {
 }
 
 func TestIndirectWithoutFeatureBreaks(t *testing.T) {
-	r := newRig(t, virtqueuetest.Options{Size: 8})
-	r.ring.AddIndirect(r.mem.Out([]byte("x")))
-	r.ring.Publish()
-	r.wantBroken(t, virtqueue.ErrIndirectFeature)
+	bothLayouts(t, func(t *testing.T, packed bool) {
+		r := newRig(t, virtqueuetest.Options{Packed: packed, Size: 8})
+		r.ring.AddIndirect(r.mem.Out([]byte("x")))
+		r.ring.Publish()
+		r.wantBroken(t, virtqueue.ErrIndirectFeature)
+	})
 }
 
-// chain writes descriptors from 0 on and posts the chain that starts there.
+// chain posts a chain. In a split ring its descriptors are those from 0 on; in a
+// packed ring they lie where they must, and its buffer id is 0.
 func (r *rig) chain(descs ...desc) {
+	if r.ring.Config().Packed {
+		var slots []virtqueuetest.PackedDesc
+		for _, d := range descs {
+			slots = append(slots, virtqueuetest.PackedDesc{Addr: d.Addr, Len: d.Len, Flags: d.Flags})
+		}
+		r.ring.PostSlots(slots...)
+		return
+	}
 	for i, d := range descs {
 		r.ring.SetDesc(uint16(i), d)
 	}
 	r.ring.Post(0)
 }
 
+// putTable writes an indirect table; that of a packed ring has no links.
+func (r *rig) putTable(gpa uint64, descs ...desc) {
+	if !r.ring.Config().Packed {
+		r.mem.PutTable(gpa, descs...)
+		return
+	}
+	for i, d := range descs {
+		r.mem.PutPackedTable(gpa+uint64(16*i), virtqueuetest.PackedDesc{Addr: d.Addr, Len: d.Len, Flags: d.Flags &^ next})
+	}
+}
+
 // tableOf writes an indirect table and returns the descriptor that refers to it.
 func (r *rig) tableOf(descs ...desc) desc {
 	gpa := r.mem.Alloc(uint64(16*len(descs)), 16)
-	r.mem.PutTable(gpa, descs...)
+	r.putTable(gpa, descs...)
 	return d(gpa, uint32(16*len(descs)), indirect, 0)
 }
 
 // What a driver can do to the buffers of a chain costs it that chain only: the
 // descriptor comes back with length 0, in order.
 func TestBadBuffersComeBack(t *testing.T) {
-	for _, c := range []struct {
-		name  string
-		chain func(r *rig) []desc
-	}{
-		{"address in a hole", func(r *rig) []desc { return []desc{d(hole, 1, 0, 0)} }},
-		{"address 0", func(r *rig) []desc { return []desc{d(0, 1, write, 0)} }},
-		{"wraps", func(r *rig) []desc { return []desc{d(math.MaxUint64, 2, 0, 0)} }},
-		{"length 2^32-1", func(r *rig) []desc { return []desc{d(ram, math.MaxUint32, 0, 0)} }},
-		{"runs into a hole", func(r *rig) []desc { return []desc{d(hole-1, 2, write, 0)} }},
-		{"behind good ones", func(r *rig) []desc {
-			return []desc{d(ram, 44, next, 1), d(boundary-1, 2, next, 2), d(hole, 1, write, 0)}
-		}},
-		{"in a table", func(r *rig) []desc {
-			return []desc{d(ram, 44, next, 1), r.tableOf(d(ram, 1, next, 1), d(hole, 1, 0, 0))}
-		}},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			r := newRig(t, virtqueuetest.Options{Size: 8, Indirect: true}, hostileExtents...)
-			r.bufs.Append(r.table, ram, 3) // the caller's own
-			r.chain(c.chain(r)...)
-			bad, ok := r.q.Pop(&r.bufs)
-			if !ok || !errors.Is(bad.Err, guestmem.ErrOutOfRange) {
-				t.Fatalf("chain %+v, %v; want one with %v", bad, ok, guestmem.ErrOutOfRange)
-			}
-			if bad.From != 1 || bad.Split != 1 || bad.To != 1 || r.bufs.Len() != 1 || bad.ReadBytes != 0 || bad.WriteBytes != 0 {
-				t.Errorf("a bad chain with ranges: %+v", bad)
-			}
-			r.q.Push(bad.Head, 0)
-			r.ring.SetDesc(1, d(ram, 5, 0, 0))
-			r.ring.Post(1)
-			r.q.Push(r.pop(t).Head, 0)
-			r.q.Publish()
-			for want := range uint32(2) {
-				if e := r.used(t); e.ID != want || e.Len != 0 {
-					t.Errorf("used %+v, want head %d", e, want)
+	bothLayouts(t, func(t *testing.T, packed bool) {
+		for _, c := range []struct {
+			name  string
+			chain func(r *rig) []desc
+		}{
+			{"address in a hole", func(r *rig) []desc { return []desc{d(hole, 1, 0, 0)} }},
+			{"address 0", func(r *rig) []desc { return []desc{d(0, 1, write, 0)} }},
+			{"wraps", func(r *rig) []desc { return []desc{d(math.MaxUint64, 2, 0, 0)} }},
+			{"length 2^32-1", func(r *rig) []desc { return []desc{d(ram, math.MaxUint32, 0, 0)} }},
+			{"runs into a hole", func(r *rig) []desc { return []desc{d(hole-1, 2, write, 0)} }},
+			{"behind good ones", func(r *rig) []desc {
+				return []desc{d(ram, 44, next, 1), d(boundary-1, 2, next, 2), d(hole, 1, write, 0)}
+			}},
+			{"in a table", func(r *rig) []desc { return []desc{r.tableOf(d(ram, 1, next, 1), d(hole, 1, 0, 0))} }},
+		} {
+			t.Run(c.name, func(t *testing.T) {
+				r := newRig(t, virtqueuetest.Options{Packed: packed, Size: 8, Indirect: true}, hostileExtents...)
+				r.bufs.Append(r.table, ram, 3) // the caller's own
+				r.chain(c.chain(r)...)
+				bad, ok := r.q.Pop(&r.bufs)
+				if !ok || !errors.Is(bad.Err, guestmem.ErrOutOfRange) {
+					t.Fatalf("chain %+v, %v; want one with %v", bad, ok, guestmem.ErrOutOfRange)
 				}
-			}
-			if r.q.Broken() != nil || r.q.Stats.BadChains.Load() != 1 || r.q.Stats.Chains.Load() != 2 {
-				t.Errorf("broken by %v, %d bad chains", r.q.Broken(), r.q.Stats.BadChains.Load())
-			}
-		})
-	}
+				if bad.From != 1 || bad.Split != 1 || bad.To != 1 || r.bufs.Len() != 1 || bad.ReadBytes != 0 || bad.WriteBytes != 0 {
+					t.Errorf("a bad chain with ranges: %+v", bad)
+				}
+				r.q.Push(bad.Head, 0)
+				r.ring.Add(r.mem.Out([]byte("good")))
+				r.ring.Publish()
+				good := r.pop(t)
+				r.q.Push(good.Head, 0)
+				r.q.Publish()
+				for _, c := range []virtqueue.Chain{bad, good} {
+					if e := r.used(t); e.ID != uint32(c.Head) || e.Len != 0 {
+						t.Errorf("used %+v, want head %d", e, c.Head)
+					}
+				}
+				if r.q.Broken() != nil || r.q.Stats.BadChains.Load() != 1 || r.q.Stats.Chains.Load() != 2 {
+					t.Errorf("broken by %v, %d bad chains", r.q.Broken(), r.q.Stats.BadChains.Load())
+				}
+			})
+		}
+	})
 }
 
 // A chain that names all of memory over and over costs us no more than a bound.
 func TestChainInTooManyPieces(t *testing.T) {
-	var extents []virtqueuetest.Extent
-	for i := range uint64(128) {
-		extents = append(extents, virtqueuetest.Extent{GuestAddr: 0x100000 + i<<16, Size: 1 << 16})
-	}
-	r := newRig(t, virtqueuetest.Options{Size: 8, Indirect: true}, extents...)
-	all := make([]virtqueuetest.Segment, 1024)
-	for i := range all {
-		all[i] = virtqueuetest.Segment{Addr: 0x100000, Len: 128 << 16}
-	}
-	r.ring.AddIndirect(all...)
-	r.ring.Publish()
-	c, ok := r.q.Pop(&r.bufs)
-	if !ok || c.Err != virtqueue.ErrTooManyRanges || r.bufs.Len() != 0 {
-		t.Errorf("chain %+v, %v", c, ok)
-	}
+	bothLayouts(t, func(t *testing.T, packed bool) {
+		var extents []virtqueuetest.Extent
+		for i := range uint64(128) {
+			extents = append(extents, virtqueuetest.Extent{GuestAddr: 0x100000 + i<<16, Size: 1 << 16})
+		}
+		r := newRig(t, virtqueuetest.Options{Packed: packed, Size: 8, Indirect: true}, extents...)
+		all := make([]virtqueuetest.Segment, 1024)
+		for i := range all {
+			all[i] = virtqueuetest.Segment{Addr: 0x100000, Len: 128 << 16}
+		}
+		r.ring.AddIndirect(all...)
+		r.ring.Publish()
+		c, ok := r.q.Pop(&r.bufs)
+		if !ok || c.Err != virtqueue.ErrTooManyRanges || r.bufs.Len() != 0 {
+			t.Errorf("chain %+v, %v", c, ok)
+		}
+	})
 }
 
 func TestSameHeadTwice(t *testing.T) {
@@ -299,27 +324,29 @@ func TestOverlaps(t *testing.T) {
 // A frontend that shrinks the memory under a ring causes a fault that can be
 // caught and attributed; the queue holds no lock and nothing else to clean up.
 func TestShrunkMemoryFaults(t *testing.T) {
-	r := newRig(t, virtqueuetest.Options{Size: 8})
-	if err := r.mem.Shrink(0, 0); err != nil {
-		t.Fatal(err)
-	}
-	for name, access := range map[string]func(){
-		"Pop":     func() { r.q.Pop(&r.bufs) },
-		"ArmKick": func() { r.q.ArmKick() },
-		"Push":    func() { r.q.Push(0, 0) },
-		"New":     func() { virtqueue.New(r.table, r.ring.Config(), 0) },
-	} {
-		t.Run(name, func(t *testing.T) {
-			defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-			defer func() {
-				fault, ok := recover().(interface{ Addr() uintptr })
-				if !ok || !r.table.Holds(fault.Addr()) {
-					t.Errorf("recovered %v", fault)
-				}
-			}()
-			access()
-		})
-	}
+	bothLayouts(t, func(t *testing.T, packed bool) {
+		r := newRig(t, virtqueuetest.Options{Packed: packed, Size: 8})
+		if err := r.mem.Shrink(0, 0); err != nil {
+			t.Fatal(err)
+		}
+		for name, access := range map[string]func(){
+			"Pop":     func() { r.q.Pop(&r.bufs) },
+			"ArmKick": func() { r.q.ArmKick() },
+			"Publish": func() { r.q.Push(0, 0); r.q.Publish() },
+			"New":     func() { q, _ := virtqueue.New(r.table, r.ring.Config(), 0); q.Pending() },
+		} {
+			t.Run(name, func(t *testing.T) {
+				defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+				defer func() {
+					fault, ok := recover().(interface{ Addr() uintptr })
+					if !ok || !r.table.Holds(fault.Addr()) {
+						t.Errorf("recovered %v", fault)
+					}
+				}()
+				access()
+			})
+		}
+	})
 }
 
 // RingError names the sentinel and the place.
@@ -327,7 +354,7 @@ func TestRingError(t *testing.T) {
 	r := newRig(t, virtqueuetest.Options{Size: 8, Start: 300})
 	r.ring.Post(9)
 	r.q.Pop(&r.bufs)
-	want := "ring broken at available index 300: descriptor index out of range"
+	want := "ring broken at available index 300: descriptor index or buffer id out of range"
 	if err := r.q.Broken(); err == nil || err.Error() != want {
 		t.Errorf("error %q, want %q", err, want)
 	}

@@ -1,48 +1,22 @@
 package virtqueue_test
 
 import (
-	"bytes"
 	"errors"
-	"fmt"
 	"os"
 	"testing"
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/guestmem"
+	"github.com/vhost-user-vsock/vhost-user-vsock/guestmem/guestmemtest"
 	"github.com/vhost-user-vsock/vhost-user-vsock/virtqueue"
 	"github.com/vhost-user-vsock/vhost-user-vsock/virtqueue/virtqueuetest"
 )
 
-// TestMain fails when a test leaves a descriptor or a mapping of guest memory
-// behind.
-func TestMain(m *testing.M) {
-	guestMappings() // opens the runtime's own descriptors
-	fds := openFds()
-	code := m.Run()
-	if left := openFds(); left != fds {
-		fmt.Fprintf(os.Stderr, "descriptors: %d before the tests, %d after\n", fds, left)
-		code = 1
-	}
-	if left := guestMappings(); left != 0 {
-		fmt.Fprintf(os.Stderr, "%d mappings of guest memory left\n", left)
-		code = 1
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { os.Exit(guestmemtest.Main(m)) }
 
-func openFds() int {
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		panic(err)
-	}
-	return len(entries)
-}
-
-func guestMappings() int {
-	maps, err := os.ReadFile("/proc/self/maps")
-	if err != nil {
-		panic(err)
-	}
-	return bytes.Count(maps, []byte("/memfd:"))
+// bothLayouts runs a test with split and with packed rings.
+func bothLayouts(t *testing.T, f func(t *testing.T, packed bool)) {
+	t.Run("split", func(t *testing.T) { f(t, false) })
+	t.Run("packed", func(t *testing.T) { f(t, true) })
 }
 
 // rig is a ring with its driver on one side and its device on the other.
@@ -58,11 +32,12 @@ type rig struct {
 func newRig(tb testing.TB, o virtqueuetest.Options, extents ...virtqueuetest.Extent) *rig {
 	tb.Helper()
 	mem := virtqueuetest.NewMemory(tb, extents...)
-	return startRig(tb, mem, virtqueuetest.NewRing(tb, mem, o), o.Start)
+	ring := virtqueuetest.NewRing(tb, mem, o)
+	return startRig(tb, mem, ring, ring.Base())
 }
 
 // startRig starts the device on a ring that is there.
-func startRig(tb testing.TB, mem *virtqueuetest.Memory, ring *virtqueuetest.Ring, base uint16) *rig {
+func startRig(tb testing.TB, mem *virtqueuetest.Memory, ring *virtqueuetest.Ring, base uint32) *rig {
 	tb.Helper()
 	r := &rig{mem: mem, ring: ring, table: mem.Table(tb)}
 	q, err := virtqueue.New(r.table, ring.Config(), base)
@@ -96,6 +71,15 @@ func (r *rig) used(tb testing.TB) virtqueuetest.Elem {
 		tb.Fatal("nothing used")
 	}
 	return e
+}
+
+// spoil makes the next chain one that breaks the ring by ErrIndex.
+func (r *rig) spoil() {
+	if r.ring.Config().Packed {
+		r.ring.PostSlots(virtqueuetest.PackedDesc{Addr: ram, Len: 1, ID: 9999})
+	} else {
+		r.ring.Post(9999)
+	}
 }
 
 // readable returns what the device can read of a chain.

@@ -2,12 +2,9 @@ package virtqueue
 
 import "github.com/vhost-user-vsock/vhost-user-vsock/guestmem"
 
-// Flags of the used and of the available ring, in use without
-// VIRTIO_F_EVENT_IDX.
-const (
-	usedNoNotify     = 1 // used.flags: the device wants no kick
-	availNoInterrupt = 1 // avail.flags: the driver wants no interrupt
-)
+// availNoInterrupt in avail.flags says that the driver wants no interrupt. It is
+// in use without VIRTIO_F_EVENT_IDX.
+const availNoInterrupt = 1
 
 // NotifyIfNeeded publishes what was pushed and interrupts the driver if it asked
 // to hear about any of it. Called once a batch, it interrupts at most once.
@@ -34,9 +31,13 @@ func (q *Queue) wantsInterrupt(batch uint32) bool {
 	if !q.notified || batch > 0xffff {
 		return true
 	}
-	// used.idx before the driver's wish: it writes its wish, fences, and looks at
-	// used.idx again. One of us sees the other, else a wake-up is lost.
+	// used.idx, or used descriptors, before the driver's wish: it writes its wish,
+	// fences, and looks at them again. One of us sees the other, else a wake-up is
+	// lost.
 	guestmem.Fence()
+	if q.cfg.Packed {
+		return q.wantsInterruptPacked(int(batch))
+	}
 	if q.cfg.EventIdx {
 		return needEvent(q.avail.LoadAcquire16(offRing+availEntry*int(q.size)), uint16(q.published), uint16(q.considered))
 	}
@@ -53,23 +54,20 @@ func (q *Queue) ArmKick() (more bool) {
 	if q.stopped() {
 		return false
 	}
-	if q.cfg.EventIdx {
-		q.used.StoreRelease16(offRing+usedElem*int(q.size), q.nextAvail)
-	} else {
+	switch {
+	case q.cfg.Packed:
+		q.armPacked()
+	case q.cfg.EventIdx:
+		off := offRing + usedElem*int(q.size)
+		q.used.StoreRelease16(off, q.nextAvail)
+		q.logUsed(off, 2)
+	default:
 		q.used.StoreRelease16(offFlags, 0)
+		q.logUsed(offFlags, 2)
 	}
-	// Our wish before avail.idx: the driver writes avail.idx, fences, and reads
-	// our wish (virtio v1.4 §2.7.10, §2.7.13.4). One of us sees the other.
+	// Our wish before avail.idx, or the next descriptor's flags: the driver writes
+	// these, fences, and reads our wish (virtio v1.4 §2.7.10, §2.7.13.4, §2.8.21.2).
+	// One of us sees the other.
 	guestmem.Fence()
-	return q.refresh()
-}
-
-// DisarmKick asks the driver not to kick while the device polls the ring. With
-// VIRTIO_F_EVENT_IDX there is nothing to do: an avail_event that was passed asks
-// for nothing, and used.flags MUST stay 0 (virtio v1.4 §2.7.10).
-func (q *Queue) DisarmKick() {
-	if q.cfg.EventIdx || q.stopped() {
-		return
-	}
-	q.used.StoreRelease16(offFlags, usedNoNotify)
+	return !q.Empty()
 }

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/guestmem"
+	"github.com/vhost-user-vsock/vhost-user-vsock/guestmem/guestmemtest"
 	"github.com/vhost-user-vsock/vhost-user-vsock/virtqueue"
 	"github.com/vhost-user-vsock/vhost-user-vsock/virtqueue/virtqueuetest"
 )
@@ -53,27 +54,40 @@ func TestNewRefusesBadRings(t *testing.T) {
 
 func TestEverySize(t *testing.T) {
 	for size := 1; size <= 32768; size *= 2 {
-		r := newRig(t, virtqueuetest.Options{Size: size, Start: 65530})
-		seg := r.mem.Out([]byte("x"))
-		for range 3 {
-			for range size {
-				r.ring.Add(seg)
-			}
-			r.ring.Publish()
-			if got := r.q.Pending(); got != size {
-				t.Fatalf("size %d: %d pending", size, got)
-			}
-			for range size {
-				r.bufs.Reset()
-				r.q.Push(r.pop(t).Head, 0)
-			}
-			r.q.Publish()
-			for range size {
-				r.used(t)
-			}
-			if r.ring.Free() != size {
-				t.Fatalf("size %d: %d descriptors came back", size, r.ring.Free())
-			}
+		fillAndEmpty(t, virtqueuetest.Options{Size: size, Start: 65530})
+	}
+	for _, size := range []int{1, 2, 3, 5, 64, 100, 255, 257, 32767, 32768} {
+		fillAndEmpty(t, virtqueuetest.Options{Size: size, Packed: true, Start: uint16(size - 1)})
+	}
+}
+
+// fillAndEmpty makes three times as many chains available as the ring takes.
+func fillAndEmpty(t *testing.T, o virtqueuetest.Options) {
+	t.Helper()
+	size := o.Size
+	r := newRig(t, o)
+	seg := r.mem.Out([]byte("x"))
+	for range 3 {
+		for range size {
+			r.ring.Add(seg)
+		}
+		r.ring.Publish()
+		if got := r.q.Pending(); got != size || r.q.Empty() {
+			t.Fatalf("size %d: %d pending", size, got)
+		}
+		for range size {
+			r.bufs.Reset()
+			r.q.Push(r.pop(t).Head, 0)
+		}
+		if !r.q.Empty() || r.q.Pending() != 0 {
+			t.Fatalf("size %d: %d pending", size, r.q.Pending())
+		}
+		r.q.Publish()
+		for range size {
+			r.used(t)
+		}
+		if r.ring.Free() != size {
+			t.Fatalf("size %d: %d descriptors came back", size, r.ring.Free())
 		}
 	}
 }
@@ -88,9 +102,12 @@ func TestRingAtTheEdge(t *testing.T) {
 		{Size: size, EventIdx: true, Avail: avail, Used: used},
 		{Size: size, EventIdx: false, Avail: avail, Used: used},
 		{Size: size, EventIdx: true, Avail: 0x8002, Desc: 2*end - 16*size},
+		{Size: size, Packed: true, EventIdx: true, Avail: end - 4, Used: 2*end - 4},
+		{Size: size - 1, Packed: true, EventIdx: false, Avail: 2*end - 4, Used: end - 4},
+		{Size: size + 1, Packed: true, EventIdx: true, Avail: 0x8004, Desc: 2*end - 16*(size+1)},
 	} {
 		r := newRig(t, o, virtqueuetest.Extent{GuestAddr: 0, Size: end}, virtqueuetest.Extent{GuestAddr: end, Size: end})
-		if r.ring.Config().Avail%4 != 2 {
+		if !o.Packed && r.ring.Config().Avail%4 != 2 {
 			t.Error("the available ring is better aligned than it must be")
 		}
 		for i := range 100 {
@@ -136,8 +153,8 @@ func TestBase(t *testing.T) {
 			ring := virtqueuetest.NewRing(t, mem, virtqueuetest.Options{Size: 256})
 			ring.SetAvailIdx(c.avail)
 			ring.SetUsedIdx(c.used)
-			r := startRig(t, mem, ring, c.base)
-			if got := r.q.NextAvail(); got != c.next {
+			r := startRig(t, mem, ring, uint32(c.base))
+			if got := r.q.Base(); got != uint32(c.next) {
 				t.Errorf("starts at %d, want %d", got, c.next)
 			}
 			if got := r.q.UsedIdx(); got != c.used {
@@ -151,7 +168,11 @@ func TestBase(t *testing.T) {
 }
 
 func TestRebind(t *testing.T) {
-	r := newRig(t, virtqueuetest.Options{Size: 16},
+	bothLayouts(t, testRebind)
+}
+
+func testRebind(t *testing.T, packed bool) {
+	r := newRig(t, virtqueuetest.Options{Size: 16, Packed: packed},
 		virtqueuetest.Extent{GuestAddr: 0x10000, Size: 0x10000}, virtqueuetest.Extent{GuestAddr: 0x20000, Size: 0x10000})
 	add := func(s string) { r.ring.Add(r.mem.Out([]byte(s))); r.ring.Publish() }
 	serve := func(want string) {
@@ -189,8 +210,6 @@ func TestRebind(t *testing.T) {
 	if _, ok := r.q.Pop(&r.bufs); ok || r.q.ArmKick() || r.q.Pending() != 0 {
 		t.Error("entries without a ring")
 	}
-	r.q.DisarmKick()
-	r.q.Push(0, 0)
 	r.q.Publish()
 	r.q.NotifyIfNeeded()
 	r.q.Unpop(0)
@@ -212,44 +231,85 @@ func TestRebind(t *testing.T) {
 }
 
 func TestRebindAfterUnpop(t *testing.T) {
-	r := newRig(t, virtqueuetest.Options{Size: 4})
-	r.ring.Add(r.mem.Out([]byte("x")))
-	r.ring.Publish()
-	r.pop(t)
-	empty, err := guestmem.Map(nil, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := r.q.Rebind(empty); err == nil {
-		t.Fatal("a ring without memory")
-	}
-	r.q.Unpop(1)
-	if _, ok := r.q.Pop(&r.bufs); ok {
-		t.Error("popped without memory")
-	}
-	if err := r.q.Rebind(r.table); err != nil {
-		t.Fatal(err)
-	}
-	r.pop(t)
-}
-
-func TestRingsComeAndGo(t *testing.T) {
-	mem := virtqueuetest.NewMemory(t)
-	ring := virtqueuetest.NewRing(t, mem, virtqueuetest.Options{})
-	before := guestMappings()
-	for range 1000 {
-		table, err := guestmem.Map(mem.Regions(), mem.Fds())
+	bothLayouts(t, func(t *testing.T, packed bool) {
+		r := newRig(t, virtqueuetest.Options{Packed: packed, Size: 4})
+		r.ring.Add(r.mem.Out([]byte("x")))
+		r.ring.Publish()
+		r.pop(t)
+		empty, err := guestmem.Map(nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := virtqueue.New(table, ring.Config(), 0); err != nil {
+		if err := r.q.Rebind(empty); err == nil {
+			t.Fatal("a ring without memory")
+		}
+		r.q.Unpop(1)
+		if _, ok := r.q.Pop(&r.bufs); ok {
+			t.Error("popped without memory")
+		}
+		if err := r.q.Rebind(r.table); err != nil {
 			t.Fatal(err)
 		}
-		if err := table.Close(); err != nil {
+		r.pop(t)
+	})
+}
+
+// A chain that is pushed while the ring is not there touches nothing. A packed
+// ring, where nothing can be left out, has it when it is back.
+func TestPushWithoutMemory(t *testing.T) {
+	bothLayouts(t, func(t *testing.T, packed bool) {
+		r := newRig(t, virtqueuetest.Options{Size: 4, Packed: packed})
+		for range 2 {
+			r.ring.Add(r.mem.In(1))
+		}
+		r.ring.Publish()
+		lost := r.pop(t)
+		empty, err := guestmem.Map(nil, nil)
+		if err != nil {
 			t.Fatal(err)
 		}
-	}
-	if after := guestMappings(); after != before {
-		t.Errorf("%d mappings before, %d after", before, after)
-	}
+		if err := r.q.Rebind(empty); err == nil {
+			t.Fatal("a ring without memory")
+		}
+		r.q.Push(lost.Head, 0)
+		r.q.NotifyIfNeeded()
+		if err := r.q.Rebind(r.table); err != nil {
+			t.Fatal(err)
+		}
+		next := r.pop(t)
+		r.q.Push(next.Head, 0)
+		r.q.NotifyIfNeeded()
+		want := []virtqueue.Chain{next}
+		if packed {
+			want = []virtqueue.Chain{lost, next}
+		}
+		for _, c := range want {
+			if e := r.used(t); e.ID != uint32(c.Head) {
+				t.Errorf("used %+v, want head %d", e, c.Head)
+			}
+		}
+	})
+}
+
+func TestRingsComeAndGo(t *testing.T) {
+	bothLayouts(t, func(t *testing.T, packed bool) {
+		mem := virtqueuetest.NewMemory(t)
+		ring := virtqueuetest.NewRing(t, mem, virtqueuetest.Options{Packed: packed})
+		before := guestmemtest.Mappings()
+		for range 1000 {
+			table, err := guestmem.Map(mem.Regions(), mem.Fds())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := virtqueue.New(table, ring.Config(), ring.Base()); err != nil {
+				t.Fatal(err)
+			}
+			if err := table.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if after := guestmemtest.Mappings(); after != before {
+			t.Errorf("%d mappings before, %d after", before, after)
+		}
+	})
 }

@@ -16,7 +16,9 @@ type config struct {
 	socket       string // path of socketFile; of listeningFD too, where it has one
 	socketAccess access // of socketFile
 	fd           int    // of listeningFD and connectedFD, else noFD
-	guestCID     uint64
+	guestCID     cidSource
+	packed       bool // offer packed rings
+	inBand       bool // offer notifications by messages
 
 	udsPath   string
 	udsAccess access
@@ -106,7 +108,7 @@ func (c *config) checkTogether(given map[string]string) error {
 
 // fields are what a log should tell about the configuration.
 func (c *config) fields() logrus.Fields {
-	fields := logrus.Fields{"guest_cid": c.guestCID, "uds_path": c.udsPath}
+	fields := logrus.Fields{"guest_cid": c.guestCID.cid, "uds_path": c.udsPath}
 	if c.socket != "" {
 		fields["socket"] = c.socket
 	}

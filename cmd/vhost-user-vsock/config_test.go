@@ -42,7 +42,7 @@ func TestConfigDefaults(t *testing.T) {
 		socket:         "s",
 		socketAccess:   access{mode: 0o600, uid: unchanged, gid: unchanged},
 		fd:             noFD,
-		guestCID:       3,
+		guestCID:       cidSource{cid: 3},
 		udsPath:        "u",
 		udsAccess:      access{mode: 0o600, uid: unchanged, gid: unchanged},
 		okPort:         muxer.OKShort,
@@ -59,7 +59,7 @@ func TestConfigDefaults(t *testing.T) {
 func TestConfigTakesEveryFlag(t *testing.T) {
 	inTempDir(t)
 	got := mustParse(t, "-socket-path=s", "--uds-path=u", "--guest-cid", "4294967294",
-		"--socket-mode", "660", "--socket-owner", "12:34", "--uds-mode", "0777", "--uds-owner", "56",
+		"--packed", "--inband-notifications=true", "--socket-mode", "660", "--socket-owner", "12:34", "--uds-mode", "0777", "--uds-owner", "56",
 		"--ok-port", "guest", "--max-connections", "7", "--max-buffered", "1GiB",
 		"--log-level", "debug", "--log-format", "json", "--metrics-addr", "[::1]:9101")
 	want := config{
@@ -67,7 +67,9 @@ func TestConfigTakesEveryFlag(t *testing.T) {
 		socket:         "s",
 		socketAccess:   access{mode: 0o660, uid: 12, gid: 34},
 		fd:             noFD,
-		guestCID:       math.MaxUint32 - 1,
+		guestCID:       cidSource{cid: math.MaxUint32 - 1},
+		packed:         true,
+		inBand:         true,
 		udsPath:        "u",
 		udsAccess:      access{mode: 0o777, uid: 56, gid: unchanged},
 		okPort:         muxer.OKGuest,
@@ -79,6 +81,46 @@ func TestConfigTakesEveryFlag(t *testing.T) {
 	}
 	if got != want {
 		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+func TestConfigSwitches(t *testing.T) {
+	inTempDir(t)
+	for _, args := range [][]string{{"--packed=false"}, {}} {
+		if got := mustParse(t, append(args, "--socket", "s", "--uds-path", "u")...); got.packed {
+			t.Errorf("%q: packed", args)
+		}
+	}
+}
+
+func TestConfigCIDFromAFile(t *testing.T) {
+	path := filepath.Join(inTempDir(t), "cid")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(" 42\n")
+	got := mustParse(t, "--socket", "s", "--uds-path", "u", "--guest-cid", path).guestCID
+	if got != (cidSource{cid: 42, file: path}) {
+		t.Fatalf("got %+v", got)
+	}
+	write("43")
+	if err := got.reload(); err != nil || got.cid != 43 {
+		t.Errorf("reload: CID %d, error %v", got.cid, err)
+	}
+	for text, want := range map[string]string{"2\n": "reserved", "": "not a 32-bit number", strings.Repeat("9", 100): "not a 32-bit number"} {
+		write(text)
+		if err := got.reload(); err == nil || !strings.Contains(err.Error(), want) || got.cid != 43 {
+			t.Errorf("reload of %q: CID %d, error %v; want %q", text, got.cid, err, want)
+		}
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := got.reload(); err == nil || !strings.Contains(err.Error(), path) || got.cid != 43 {
+		t.Errorf("reload of nothing: CID %d, error %v", got.cid, err)
 	}
 }
 
@@ -126,6 +168,9 @@ var usageErrors = []struct {
 	{"cid text", []string{"--guest-cid", "three"}, "--guest-cid", "three"},
 	{"cid hexadecimal", []string{"--guest-cid", "0x3"}, "--guest-cid", "0x3"},
 	{"cid empty", []string{"--guest-cid", ""}, "--guest-cid", `""`},
+	{"cid of a missing file", []string{"--guest-cid", "/nonexistent/cid"}, "--guest-cid", "/nonexistent/cid"},
+	{"cid of a file without one", []string{"--guest-cid", "/dev/null"}, "--guest-cid", "/dev/null"},
+	{"packed maybe", []string{"--packed=maybe"}, "--packed", "maybe"},
 	{"no connections", []string{"--max-connections", "0"}, "--max-connections", "0"},
 	{"negative connections", []string{"--max-connections", "-1"}, "--max-connections", "-1"},
 	{"too many connections", []string{"--max-connections", "2147483648"}, "--max-connections", "2147483648"},

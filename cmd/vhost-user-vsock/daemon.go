@@ -35,12 +35,15 @@ func serve(cfg config, log *logging) error {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT)
 	defer signal.Stop(signals)
+	reloads := make(chan os.Signal, 1) // one that waits stands for all
+	signal.Notify(reloads, unix.SIGHUP)
+	defer signal.Stop(reloads)
 
 	d := &daemon{log: log, ended: make(chan struct{})}
 	if err := d.start(cfg); err != nil {
 		return gather(err, d.close(context.Background()))
 	}
-	return d.wait(signals)
+	return d.wait(signals, reloads)
 }
 
 // start brings up what cfg asks for; after an error, the rest is left to close.
@@ -78,9 +81,9 @@ func (d *daemon) start(cfg config) (err error) {
 	return nil
 }
 
-// wait returns when everything has ended. A signal bounds the time for that, a
-// second one ends it.
-func (d *daemon) wait(signals <-chan os.Signal) error {
+// wait returns when everything has ended. One of signals bounds the time for
+// that, a second one ends it; reloads have files of the configuration read again.
+func (d *daemon) wait(signals, reloads <-chan os.Signal) error {
 	tails, giveUp := context.WithCancel(context.Background())
 	defer giveUp()
 	var closed chan error // nil until something ends the daemon
@@ -88,6 +91,11 @@ func (d *daemon) wait(signals <-chan os.Signal) error {
 		select {
 		case <-ended:
 			ended = nil // seen
+		case <-reloads:
+			for _, v := range d.vms {
+				v.reload()
+			}
+			continue
 		case s := <-signals:
 			if signalled {
 				return errHurried

@@ -138,6 +138,16 @@ var families = []family{
 		func(s *vmStats) *stats.Counter { return &s.vhostuser.Messages }),
 	counter("malformed_messages_total", "vhost-user messages refused.",
 		func(s *vmStats) *stats.Counter { return &s.vhostuser.Malformed }),
+	counter("backend_requests_total", "vhost-user messages to the frontend that it did not ask for.",
+		func(s *vmStats) *stats.Counter { return &s.vhostuser.BackendRequests }),
+	counter("dirty_log_lost_pages_total", "Pages written that the frontend's dirty log has no bit for.",
+		func(s *vmStats) *stats.Counter { return &s.vhostuser.LogPagesLost }),
+	counters("device_state_transfers_total", "Transfers of the device's state, by outcome.",
+		func(s *vmStats, put put) {
+			put(float64(s.vhostuser.StatesSaved.Load()), "saved")
+			put(float64(s.vhostuser.StatesLoaded.Load()), "loaded")
+			put(float64(s.vhostuser.StateErrors.Load()), "failed")
+		}, "outcome"),
 	counter("device_resets_total", "Times the driver began anew, which ends all connections.",
 		func(s *vmStats) *stats.Counter { return &s.vhostuser.Resets }),
 }

@@ -67,9 +67,13 @@ func (o *option) usage() string {
 	if o.def != "" {
 		text += " Default: " + o.def + "."
 	}
-	names := "--" + o.name + " " + o.arg
+	arg := ""
+	if o.arg != "" {
+		arg = " " + o.arg
+	}
+	names := "--" + o.name + arg
 	if o.alias != "" {
-		names += ", --" + o.alias + " " + o.arg
+		names += ", --" + o.alias + arg
 	}
 	return "  " + names + "\n" + wrap(text, 6)
 }

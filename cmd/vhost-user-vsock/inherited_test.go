@@ -84,7 +84,7 @@ func TestProcessEndsWithItsInheritedSession(t *testing.T) {
 	inTempDir(t)
 	p, frontend := inheritedPair(t)
 	expectAnswer(t, frontend)
-	expectFiles(t, "u")
+	expectFiles(t, "u", "u_seqpacket")
 	frontend.Close()
 	p.expectExit(t, exitOK, testLimit)
 	expectFiles(t)

@@ -18,7 +18,7 @@ func TestProcessEndsBySignal(t *testing.T) {
 		t.Run(signal.String(), func(t *testing.T) {
 			inTempDir(t)
 			p := startDaemon(t, nil)
-			expectFiles(t, "s", "u")
+			expectFiles(t, "s", "u", "u_seqpacket")
 			frontend, program := dial(t, "s"), dial(t, "u")
 			expectAnswer(t, frontend)
 			if _, err := io.WriteString(program, "CONNECT 1\n"); err != nil {
@@ -81,7 +81,7 @@ func TestProcessLeavesALiveSocketAlone(t *testing.T) {
 	if text := third.stderr.String(); !strings.Contains(text, "--uds-path") {
 		t.Errorf("stderr: %s", text)
 	}
-	expectFiles(t, "s", "u")
+	expectFiles(t, "s", "u", "u_seqpacket")
 	expectAnswer(t, dial(t, "s"))
 	first.stop(t, unix.SIGTERM)
 }
@@ -102,7 +102,7 @@ func TestProcessLeavesOtherFilesAlone(t *testing.T) {
 func TestProcessSocketModes(t *testing.T) {
 	inTempDir(t)
 	p := startDaemon(t, nil, "--uds-mode", "0660")
-	for path, want := range map[string]os.FileMode{"s": 0o600, "u": 0o660} {
+	for path, want := range map[string]os.FileMode{"s": 0o600, "u": 0o660, "u_seqpacket": 0o660} {
 		info, err := os.Stat(path)
 		if err != nil {
 			t.Fatal(err)

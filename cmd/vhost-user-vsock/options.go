@@ -11,12 +11,12 @@ import (
 // program is the name that messages and the help text use.
 const program = "vhost-user-vsock"
 
-// option is one flag that takes a value. Help shows what parsing uses, the
+// option is one flag of the configuration. Help shows what parsing uses, the
 // default included.
 type option struct {
 	name  string
 	alias string // a second name, or empty
-	arg   string // what help calls the value
+	arg   string // what help calls the value; empty: the flag alone means true
 	def   string // the value of a flag that is not given; empty: nothing is set
 	help  string
 	set   func(c *config, value string) error
@@ -28,13 +28,13 @@ type group struct {
 	options []option
 }
 
-// groups are all options that take a value.
+// groups are all options.
 var groups = []group{
 	{"Guest and frontend (its VMM)", []option{
 		{
-			name: "guest-cid", arg: "CID", def: "3",
-			help: "The guest's context identifier, 3 to 4294967294.",
-			set:  func(c *config, v string) (err error) { c.guestCID, err = parseGuestCID(v); return err },
+			name: "guest-cid", arg: "CID|FILE", def: "3",
+			help: "The guest's context identifier, 3 to 4294967294, or the absolute path of a file that holds it. SIGHUP has the file read again.",
+			set:  func(c *config, v string) (err error) { c.guestCID, err = parseCIDSource(v); return err },
 		},
 		{
 			name: "socket", alias: "socket-path", arg: "PATH",
@@ -59,11 +59,21 @@ var groups = []group{
 				return err
 			},
 		},
+		{
+			name: "packed",
+			help: "Offer packed rings (VIRTIO_F_RING_PACKED) beside split ones. QEMU uses them with packed=on, User-Mode Linux always.",
+			set:  func(c *config, v string) (err error) { c.packed, err = parseBool(v); return err },
+		},
+		{
+			name: "inband-notifications",
+			help: "Offer notifications by messages (VHOST_USER_PROTOCOL_F_INBAND_NOTIFICATIONS) for frontends without eventfds. User-Mode Linux then uses nothing else.",
+			set:  func(c *config, v string) (err error) { c.inBand, err = parseBool(v); return err },
+		},
 	}},
 	{"Host programs", []option{
 		{
 			name: "uds-path", arg: "PATH",
-			help: "Required. Listen here for host programs, which send \"CONNECT <port>\" and a newline to reach a port of the guest. A guest that connects to a port of the host reaches the program listening at PATH_<port>.",
+			help: "Required. Listen here for host programs, which send \"CONNECT <port>\" and a newline to reach a port of the guest. A guest that connects to a port of the host reaches the program listening at PATH_<port>. PATH_seqpacket takes programs that want SOCK_SEQPACKET.",
 			set:  func(c *config, v string) (err error) { c.udsPath, err = parseUDSPath(v); return err },
 		},
 		{
@@ -126,7 +136,7 @@ const (
 	showCapabilities
 )
 
-// switches are the flags without a value.
+// switches are the flags that ask for something else than to serve.
 var switches = []struct {
 	name    string
 	help    string
@@ -157,9 +167,13 @@ func scan(args []string) (request, map[string]string, error) {
 	for _, g := range groups {
 		for _, o := range g.options {
 			note := func(value string) error { return noteValue(given, o.name, value) }
-			flags.Func(o.name, "", note)
+			define := flags.Func
+			if o.arg == "" {
+				define = flags.BoolFunc
+			}
+			define(o.name, "", note)
 			if o.alias != "" {
-				flags.Func(o.alias, "", note)
+				define(o.alias, "", note)
 			}
 		}
 	}

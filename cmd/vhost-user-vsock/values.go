@@ -18,17 +18,13 @@ import (
 // The parsers of option values. Their errors say what is wrong and what to
 // give; the caller puts the flag and the value in front.
 
-// parseGuestCID refuses the reserved identifiers (virtio v1.4 §5.10.4) and,
-// since the upper 32 bits of guest_cid are zero, what does not fit the rest.
-func parseGuestCID(s string) (uint64, error) {
-	cid, err := strconv.ParseUint(s, 10, 32)
-	switch {
-	case err != nil:
-		return 0, errors.New("not a 32-bit number; give one from 3 to 4294967294")
-	case cid <= 2 || cid == math.MaxUint32:
-		return 0, errors.New("reserved; give a number from 3 to 4294967294")
+// parseBool reads the value of a flag that may stand alone.
+func parseBool(s string) (bool, error) {
+	on, err := strconv.ParseBool(s)
+	if err != nil {
+		return false, errors.New("not a switch; give true, false or no value")
 	}
-	return cid, nil
+	return on, nil
 }
 
 // parseCount reads a number of connections.

@@ -16,7 +16,10 @@ import (
 const (
 	// queueCount is rx, tx and event (virtio v1.4 §5.10.2).
 	queueCount = 3
-	// backlog of both listening sockets; the kernel lowers it to its own limit.
+	// seqpacketSuffix leads from --uds-path to where programs connect that want
+	// a SOCK_SEQPACKET socket.
+	seqpacketSuffix = "_seqpacket"
+	// backlog of the listening sockets; the kernel lowers it to its own limit.
 	backlog = 4096
 )
 
@@ -24,6 +27,8 @@ const (
 // its own, and what that loop owns.
 type vm struct {
 	name  string // the vm label of its metrics
+	log   logrus.FieldLogger
+	cid   cidSource
 	stats vmStats
 
 	loop   *eventloop.Loop
@@ -52,12 +57,14 @@ type vmStats struct {
 // of a connected --fd is over, or the loop failed.
 func newVM(cfg config, maxConnections int, own *hostsock.Registry, log logrus.FieldLogger, ended func()) (*vm, error) {
 	v := &vm{
-		name: fmt.Sprintf("cid%d", cfg.guestCID),
+		name: fmt.Sprintf("cid%d", cfg.guestCID.cid),
+		cid:  cfg.guestCID,
 		own:  own,
 		done: make(chan struct{}),
 	}
+	v.log = log.WithField("vm", v.name)
 	v.stats.maxConnections, v.stats.maxBuffered = maxConnections, cfg.maxBuffered
-	if err := v.build(cfg, log.WithField("guest_cid", cfg.guestCID), ended); err != nil {
+	if err := v.build(cfg, v.log, ended); err != nil {
 		return nil, gather(err, v.unlink(), v.release())
 	}
 	go v.run(ended)
@@ -73,11 +80,12 @@ func (v *vm) build(cfg config, log logrus.FieldLogger, ended func()) (err error)
 	v.muxer, err = muxer.New(muxer.Config{
 		Loop:           v.loop,
 		Log:            log,
-		GuestCID:       cfg.guestCID,
+		GuestCID:       cfg.guestCID.cid,
 		UDSPath:        cfg.udsPath,
 		MaxConnections: v.stats.maxConnections,
 		MaxBuffered:    v.stats.maxBuffered,
 		OKPort:         cfg.okPort,
+		Packed:         cfg.packed,
 		OwnSocket:      v.own.Owns,
 		Stats:          &v.stats.muxer,
 	})
@@ -90,6 +98,7 @@ func (v *vm) build(cfg config, log logrus.FieldLogger, ended func()) (err error)
 		Log:        log,
 		Stats:      &v.stats.vhostuser,
 		QueueCount: queueCount,
+		InBand:     cfg.inBand,
 		OnSessionEnd: func(error) {
 			if cfg.frontend == connectedFD {
 				ended()
@@ -97,7 +106,10 @@ func (v *vm) build(cfg config, log logrus.FieldLogger, ended func()) (err error)
 		},
 	})
 	v.loop.SetWorker(v.server)
-	if err := v.listen(cfg.udsPath, cfg.udsAccess, v.muxer.Listen); err != nil {
+	if err := v.listen(cfg.udsPath, unix.SOCK_STREAM, cfg.udsAccess, v.muxer.Listen); err != nil {
+		return fmt.Errorf("--uds-path: %w", err)
+	}
+	if err := v.listen(cfg.udsPath+seqpacketSuffix, unix.SOCK_SEQPACKET, cfg.udsAccess, v.muxer.ListenSeqpacket); err != nil {
 		return fmt.Errorf("--uds-path: %w", err)
 	}
 	return v.awaitFrontend(cfg) // last, for it may come as soon as it can
@@ -113,16 +125,16 @@ func (v *vm) awaitFrontend(cfg config) error {
 	case connectedFD:
 		return v.server.Serve(cfg.fd)
 	}
-	if err := v.listen(cfg.socket, cfg.socketAccess, v.server.Listen); err != nil {
+	if err := v.listen(cfg.socket, unix.SOCK_STREAM, cfg.socketAccess, v.server.Listen); err != nil {
 		return fmt.Errorf("--socket: %w", err)
 	}
 	return nil
 }
 
 // listen makes the socket at path and hands it to serve, which owns it then.
-func (v *vm) listen(path string, a access, serve func(fd int) error) error {
+func (v *vm) listen(path string, kind int, a access, serve func(fd int) error) error {
 	l, err := hostsock.Listen(path, hostsock.Options{
-		Mode: a.mode, UID: a.uid, GID: a.gid, Type: unix.SOCK_STREAM, Backlog: backlog,
+		Mode: a.mode, UID: a.uid, GID: a.gid, Type: kind, Backlog: backlog,
 	})
 	if err != nil {
 		return err
@@ -150,6 +162,28 @@ func (v *vm) run(ended func()) {
 	defer ended()
 	failed := v.loop.Run()
 	v.err = gather(failed, v.release())
+}
+
+// reload reads the CID again where a file holds it. A guest that runs learns of
+// another one as the muxer can tell it.
+func (v *vm) reload() {
+	if v.cid.file == "" {
+		return
+	}
+	log, before := v.log.WithField("file", v.cid.file), v.cid.cid
+	if err := v.cid.reload(); err != nil {
+		log.WithError(err).Error("guest CID stays as it is")
+		return
+	}
+	cid := v.cid.cid
+	log.WithField("guest_cid", cid).Info("guest CID was read again")
+	if cid == before {
+		return
+	}
+	v.loop.Do(func() {
+		v.muxer.SetGuestCID(cid)
+		v.server.ConfigChanged()
+	})
 }
 
 // shutdown ends the VM: the guest gets RST, host programs get the bytes that

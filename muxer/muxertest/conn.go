@@ -22,6 +22,7 @@ const (
 type Conn struct {
 	g       *Guest
 	addr    addr
+	typ     csm.Type
 	state   connState
 	err     error // why it is over
 	changed sync.Cond
@@ -34,7 +35,7 @@ type Conn struct {
 	sent, hostFwd, hostAlloc uint32
 
 	// From the host.
-	queue    [][]byte // packets that were not read, the first perhaps in part
+	queue    []packet // that were not read, the first perhaps in part
 	read     int      // bytes of the first that were
 	received uint32
 	fwd      uint32 // as Linux has it: whole packets
@@ -42,8 +43,14 @@ type Conn struct {
 	bufAlloc uint32
 }
 
-func (g *Guest) newConn(a addr) *Conn {
-	c := &Conn{g: g, addr: a, bufAlloc: g.d.o.BufAlloc}
+// packet is payload that was received.
+type packet struct {
+	bytes []byte
+	end   bool // a message ends with it
+}
+
+func (g *Guest) newConn(a addr, typ csm.Type) *Conn {
+	c := &Conn{g: g, addr: a, typ: typ, bufAlloc: g.d.o.BufAlloc}
 	c.changed.L = &g.mu
 	g.conns[a] = c
 	return c
@@ -60,7 +67,7 @@ func (c *Conn) connected() bool { return c.state < lingers }
 // header returns a header with the connection's addresses and credit.
 func (c *Conn) header(op csm.Op, flags uint32) csm.Header {
 	h := c.g.d.Header(c.addr.guest, c.addr.host, op)
-	h.Flags, h.BufAlloc, h.FwdCnt = flags, c.bufAlloc, c.fwd
+	h.Type, h.Flags, h.BufAlloc, h.FwdCnt = c.typ, flags, c.bufAlloc, c.fwd
 	c.told = c.fwd
 	return h
 }
@@ -103,7 +110,7 @@ func (c *Conn) receive(p Packet) {
 	case csm.OpShutdown:
 		c.receiveShutdown(p.Flags)
 	case csm.OpRW:
-		c.receiveRW(p.Payload)
+		c.receiveRW(p.Payload, p.Flags)
 	case csm.OpCreditRequest:
 		c.replyWith(csm.OpCreditUpdate, 0)
 	}
@@ -129,7 +136,7 @@ func (c *Conn) receiveShutdown(flags uint32) {
 	}
 }
 
-func (c *Conn) receiveRW(payload []byte) {
+func (c *Conn) receiveRW(payload []byte, flags uint32) {
 	tb := c.g.d.tb
 	switch {
 	case c.state == closing: // nobody reads any more
@@ -139,14 +146,16 @@ func (c *Conn) receiveRW(payload []byte) {
 		return
 	case c.hostShut&csm.ShutdownSend != 0:
 		tb.Errorf("muxertest: RW after SHUTDOWN for ports %v", c.addr)
-	case len(payload) == 0:
+	case len(payload) == 0 && (c.typ == csm.TypeStream || flags != csm.SeqEOM):
 		tb.Errorf("muxertest: RW without payload for ports %v", c.addr)
+	case c.typ == csm.TypeStream && flags != 0, flags&^csm.SeqEOM != 0:
+		tb.Errorf("muxertest: RW with flags %#x for ports %v", flags, c.addr)
 	}
 	c.received += uint32(len(payload))
 	if used := c.received - c.fwd; used > c.bufAlloc {
 		tb.Errorf("muxertest: %d bytes unread with a buffer of %d for ports %v", used, c.bufAlloc, c.addr)
 	}
-	c.queue = append(c.queue, append([]byte(nil), payload...))
+	c.queue = append(c.queue, packet{append([]byte(nil), payload...), flags&csm.SeqEOM != 0})
 	if uint32(len(c.queue))*packetCost > c.bufAlloc {
 		tb.Errorf("muxertest: %d packets unread with a buffer of %d for ports %v: Linux resets", len(c.queue), c.bufAlloc, c.addr)
 	}
@@ -185,9 +194,9 @@ func (c *Conn) Read(p []byte) (int, error) {
 	}
 	n := 0
 	for n < len(p) && len(c.queue) > 0 {
-		k := copy(p[n:], c.queue[0][c.read:])
+		k := copy(p[n:], c.queue[0].bytes[c.read:])
 		n, c.read = n+k, c.read+k
-		if c.read == len(c.queue[0]) {
+		if c.read == len(c.queue[0].bytes) {
 			c.fwd += uint32(c.read)
 			c.queue, c.read = c.queue[1:], 0
 		}
@@ -214,7 +223,7 @@ func (c *Conn) Unread() int {
 	defer c.g.mu.Unlock()
 	n := -c.read
 	for _, p := range c.queue {
-		n += len(p)
+		n += len(p.bytes)
 	}
 	return n
 }
@@ -223,15 +232,15 @@ func (c *Conn) Unread() int {
 func (c *Conn) Write(p []byte) (n int, err error) {
 	c.g.mu.Lock()
 	defer c.g.mu.Unlock()
+	return c.write(p, 0)
+}
+
+// write sends p, the last packet with these flags.
+func (c *Conn) write(p []byte, last uint32) (n int, err error) {
 	deadline := time.Now().Add(c.g.d.o.Timeout)
 	for n < len(p) {
-		switch {
-		case c.state == over && c.err == io.EOF:
-			return n, ErrPipe
-		case c.state == over:
-			return n, c.err
-		case c.shut&csm.ShutdownSend != 0 || c.hostShut&csm.ShutdownRcv != 0 || c.state != established:
-			return n, ErrPipe
+		if err := c.writeError(); err != nil {
+			return n, err
 		}
 		size := min(len(p)-n, csm.MaxPayload, c.space())
 		if size == 0 {
@@ -240,13 +249,30 @@ func (c *Conn) Write(p []byte) (n int, err error) {
 			}
 			continue
 		}
+		flags := uint32(0)
+		if n+size == len(p) {
+			flags = last
+		}
 		c.sent += uint32(size)
-		if err := c.g.send(c.header(csm.OpRW, 0), p[n:n+size], deadline); err != nil {
+		if err := c.g.send(c.header(csm.OpRW, flags), p[n:n+size], deadline); err != nil {
 			return n, err
 		}
 		n += size
 	}
 	return n, nil
+}
+
+// writeError returns why nothing can be sent any more, if so.
+func (c *Conn) writeError() error {
+	switch {
+	case c.state == over && c.err == io.EOF:
+		return ErrPipe
+	case c.state == over:
+		return c.err
+	case c.shut&csm.ShutdownSend != 0 || c.hostShut&csm.ShutdownRcv != 0 || c.state != established:
+		return ErrPipe
+	}
+	return nil
 }
 
 // Send sends a packet whatever state and credit allow, for tests that break the

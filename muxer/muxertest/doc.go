@@ -20,5 +20,7 @@
 //	c, err = l.Accept()
 //	c.Write(p); c.Read(p); c.Shutdown(csm.ShutdownSend); c.Close()
 //
+// With an event ring in its Options, both handle TRANSPORT_RESET.
+//
 // Every wait ends after Options.Timeout, with an error or a failed test.
 package muxertest

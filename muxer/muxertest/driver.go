@@ -15,6 +15,8 @@ type Options struct {
 	BufAlloc uint32 // buffer space in bytes that Header offers; 0 means 256 KiB as Linux does
 	Timeout  time.Duration
 	Framing  Framing
+	Events   *virtqueuetest.Ring // the event ring; nil: the frontend configures none
+	ReadCID  func() uint64       // reads the config space at TRANSPORT_RESET; nil: CID stays
 }
 
 // Packet is a packet of either direction.
@@ -35,6 +37,7 @@ type Driver struct {
 	rxFree  []*room // not posted
 	posted  int
 	txRooms []*room // by head of the tx ring
+	events  events
 	small   []*room // not in the ring, for packets without much payload
 	large   []*room // not in the ring, for any packet
 	wire    [csm.HeaderSize]byte
@@ -73,6 +76,9 @@ func NewDriver(tb testing.TB, mem *virtqueuetest.Memory, rx, tx *virtqueuetest.R
 		payload: make([]byte, 1<<20),
 	}
 	d.PostBuffers(o.Buffers)
+	if o.Events != nil {
+		d.PostEvents(linuxEventBuffers)
+	}
 	return d
 }
 
@@ -279,7 +285,7 @@ func (d *Driver) TryRecv() (p Packet, ok bool) {
 	if e.Len != csm.HeaderSize+p.Len {
 		d.tb.Errorf("muxertest: %v with len %d in a chain of which %d bytes are used", p.Op, p.Len, e.Len)
 	}
-	if p.DstCID != d.o.CID {
+	if !d.isMine(p.DstCID) {
 		d.tb.Errorf("muxertest: %v for CID %d", p.Op, p.DstCID)
 	}
 	p.Payload = d.payload[:min(p.Len, uint32(len(d.payload)))]

@@ -25,6 +25,8 @@ var (
 	ErrTimeout = errors.New("timed out")
 	// ErrClosed is what a connection or listener answers that was closed here.
 	ErrClosed = errors.New("closed")
+	// ErrSize is how WriteMessage fails where Linux says EMSGSIZE.
+	ErrSize = errors.New("message longer than the buffers")
 	// ErrPipe is what Write answers when one side has said that it is done.
 	ErrPipe = errors.New("broken pipe")
 )
@@ -38,15 +40,16 @@ type Guest struct {
 	wake int // eventfd: stops the goroutine
 	done chan struct{}
 
-	mu        sync.Mutex
-	changed   sync.Cond // of tx room and of nothing else
-	stopped   bool
-	conns     map[addr]*Conn
-	listeners map[uint32]*Listener
-	nextPort  uint32
-	replies   []csm.Header // that wait for room in the tx ring
-	raw       func(Packet) bool
-	resets    int // RSTs received
+	mu              sync.Mutex
+	changed         sync.Cond // of tx room and of nothing else
+	stopped         bool
+	conns           map[addr]*Conn
+	listeners       map[uint32]*Listener
+	nextPort        uint32
+	replies         []csm.Header // that wait for room in the tx ring
+	raw             func(Packet) bool
+	resets          int // RSTs received
+	transportResets int
 }
 
 // NewGuest returns a guest that takes d over. It ends with the test.
@@ -125,6 +128,9 @@ func (g *Guest) serve() {
 		{Fd: int32(g.d.rx.CallFd()), Events: unix.POLLIN},
 		{Fd: int32(g.d.tx.CallFd()), Events: unix.POLLIN},
 	}
+	if e := g.d.o.Events; e != nil {
+		fds = append(fds, unix.PollFd{Fd: int32(e.CallFd()), Events: unix.POLLIN})
+	}
 	for g.interrupt() {
 		if _, err := unix.Poll(fds, -1); err != nil && err != unix.EINTR {
 			g.d.tb.Errorf("muxertest: poll: %v", err)
@@ -132,6 +138,9 @@ func (g *Guest) serve() {
 		}
 		g.d.rx.Interrupts()
 		g.d.tx.Interrupts()
+		if e := g.d.o.Events; e != nil {
+			e.Interrupts()
+		}
 	}
 }
 
@@ -141,6 +150,7 @@ func (g *Guest) interrupt() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for !g.stopped {
+		g.handleEvents()
 		// A guest with too many replies waiting takes no more packets: the device
 		// must not depend on it (spec F.3.3).
 		for len(g.replies) < g.d.rx.Config().Size {
@@ -155,6 +165,9 @@ func (g *Guest) interrupt() bool {
 		g.changed.Broadcast()
 		busy := len(g.replies) >= g.d.rx.Config().Size
 		if more := g.d.tx.ArmInterrupt(); more {
+			continue
+		}
+		if e := g.d.o.Events; e != nil && e.ArmInterrupt() {
 			continue
 		}
 		if more := g.d.rx.ArmInterrupt(); !more || busy {
@@ -226,7 +239,9 @@ func (g *Guest) receive(p Packet) {
 	a := addr{guest: p.DstPort, host: p.SrcPort}
 	c := g.conns[a]
 	switch {
-	case p.Type != csm.TypeStream || p.SrcCID != csm.HostCID:
+	case p.Type != csm.TypeStream && p.Type != csm.TypeSeqpacket || p.SrcCID != csm.HostCID:
+		g.refuse(&p)
+	case c != nil && p.Type != c.typ:
 		g.refuse(&p)
 	case c != nil && c.connected():
 		c.receive(p)
@@ -252,11 +267,11 @@ func (g *Guest) refuse(p *Packet) {
 // request opens a connection for a listener.
 func (g *Guest) request(p *Packet, a addr) {
 	l := g.listeners[a.guest]
-	if l == nil || len(l.queue) >= l.Backlog {
+	if l == nil || l.typ != p.Type || len(l.queue) >= l.Backlog {
 		g.refuse(p)
 		return
 	}
-	c := g.newConn(a)
+	c := g.newConn(a, p.Type)
 	c.state = established
 	c.credit(&p.Header)
 	c.replyWith(csm.OpResponse, 0)
@@ -266,7 +281,14 @@ func (g *Guest) request(p *Packet, a addr) {
 
 // Dial connects to a port of the host. It fails with ErrReset when refused, and
 // with ErrTimeout after two seconds without an answer.
-func (g *Guest) Dial(hostPort uint32) (*Conn, error) {
+func (g *Guest) Dial(hostPort uint32) (*Conn, error) { return g.dial(csm.TypeStream, hostPort) }
+
+// DialSeqpacket is Dial for a connection of messages.
+func (g *Guest) DialSeqpacket(hostPort uint32) (*Conn, error) {
+	return g.dial(csm.TypeSeqpacket, hostPort)
+}
+
+func (g *Guest) dial(typ csm.Type, hostPort uint32) (*Conn, error) {
 	g.mu.Lock()
 	for used := true; used; {
 		g.nextPort++
@@ -274,11 +296,15 @@ func (g *Guest) Dial(hostPort uint32) (*Conn, error) {
 	}
 	port := g.nextPort
 	g.mu.Unlock()
-	return g.DialFrom(port, hostPort)
+	return g.dialFrom(typ, port, hostPort)
 }
 
 // DialFrom is Dial from a port of the guest's.
 func (g *Guest) DialFrom(guestPort, hostPort uint32) (*Conn, error) {
+	return g.dialFrom(csm.TypeStream, guestPort, hostPort)
+}
+
+func (g *Guest) dialFrom(typ csm.Type, guestPort, hostPort uint32) (*Conn, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.stopped {
@@ -288,7 +314,7 @@ func (g *Guest) DialFrom(guestPort, hostPort uint32) (*Conn, error) {
 	if g.conns[a] != nil {
 		return nil, fmt.Errorf("guest port %d to host port %d: in use", guestPort, hostPort)
 	}
-	c := g.newConn(a)
+	c := g.newConn(a, typ)
 	deadline := time.Now().Add(connectTimeout)
 	if err := g.send(c.header(csm.OpRequest, 0), nil, deadline); err != nil {
 		c.end(err)
@@ -310,6 +336,7 @@ type Listener struct {
 	Backlog int // connections that wait to be accepted; more are refused
 
 	g       *Guest
+	typ     csm.Type
 	port    uint32
 	queue   []*Conn
 	closed  bool
@@ -317,13 +344,18 @@ type Listener struct {
 }
 
 // Listen opens a port for the host.
-func (g *Guest) Listen(port uint32) *Listener {
+func (g *Guest) Listen(port uint32) *Listener { return g.listen(csm.TypeStream, port) }
+
+// ListenSeqpacket is Listen for connections of messages.
+func (g *Guest) ListenSeqpacket(port uint32) *Listener { return g.listen(csm.TypeSeqpacket, port) }
+
+func (g *Guest) listen(typ csm.Type, port uint32) *Listener {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.listeners[port] != nil {
 		panic(fmt.Sprintf("muxertest: port %d has a listener", port))
 	}
-	l := &Listener{Backlog: 4096, g: g, port: port}
+	l := &Listener{Backlog: 4096, g: g, typ: typ, port: port}
 	l.changed.L = &g.mu
 	g.listeners[port] = l
 	return l

@@ -15,15 +15,13 @@ const senderTurn = 20 * time.Millisecond
 
 // agent answers the host's requests.
 type agent struct {
-	cid uint32
-
 	mu       sync.Mutex // guards what follows
 	gates    map[string]chan struct{}
 	services map[uint32]*service
 }
 
-func newAgent(cid uint32) *agent {
-	return &agent{cid: cid, gates: map[string]chan struct{}{}, services: map[uint32]*service{}}
+func newAgent() *agent {
+	return &agent{gates: map[string]chan struct{}{}, services: map[uint32]*service{}}
 }
 
 func (a *agent) serve(l socket) error {
@@ -60,7 +58,7 @@ func (a *agent) answer(c socket) {
 func (a *agent) do(req *script.Request) (script.Response, error) {
 	switch req.Op {
 	case script.Hello:
-		return script.Response{CID: a.cid, Kernel: release()}, nil
+		return hello()
 	case script.Listen:
 		return script.Response{}, a.listen(req)
 	case script.Reports:
@@ -70,12 +68,29 @@ func (a *agent) do(req *script.Request) (script.Response, error) {
 	case script.Open:
 		close(a.gate(req.Gate))
 		return script.Response{}, nil
+	case script.Rebind:
+		err := rebind()
+		say("rebind: %v", err)
+		return script.Response{}, err
 	case script.PowerOff:
 		powerOff()
 	case script.Reboot:
 		reboot()
 	}
 	return script.Response{}, fmt.Errorf("unknown operation %q", req.Op)
+}
+
+func hello() (script.Response, error) {
+	cid, err := localCID()
+	if err != nil {
+		return script.Response{}, err
+	}
+	device, err := vsockDevice()
+	if err != nil {
+		return script.Response{}, err
+	}
+	packed, err := hasFeature(device, ringPacked)
+	return script.Response{CID: cid, Kernel: release(), Packed: packed}, err
 }
 
 // gate returns the channel that closes when the gate opens.
@@ -98,7 +113,7 @@ type service struct {
 }
 
 func (a *agent) listen(req *script.Request) error {
-	l, err := listen(req.Port, req.BufferSize)
+	l, err := listen(req.Port, kindOf(req))
 	if err != nil {
 		return err
 	}
@@ -161,7 +176,7 @@ func (a *agent) dialAll(req *script.Request) []script.ConnInfo {
 
 func (a *agent) dial(req *script.Request) script.ConnInfo {
 	begin := time.Now()
-	c, err := dial(req.Port, req.BufferSize)
+	c, err := dial(req.Port, kindOf(req))
 	info := script.ConnInfo{Connect: time.Since(begin)}
 	if err != nil {
 		info.Fail("dial", err)

@@ -29,12 +29,12 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	l, err := listen(script.ControlPort, 0)
+	l, err := listen(script.ControlPort, kind{})
 	if err != nil {
 		return err
 	}
 	say("ready cid=%d kernel=%s", cid, release())
-	return newAgent(cid).serve(l)
+	return newAgent().serve(l)
 }
 
 // say writes a line to the console, where the host looks for it.

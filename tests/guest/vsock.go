@@ -7,9 +7,11 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vhost-user-vsock/vhost-user-vsock/tests/guest/script"
 )
 
-// socket is an AF_VSOCK stream socket in the care of Go's poller: thousands of
+// socket is an AF_VSOCK socket in the care of Go's poller: thousands of
 // them need no thread each.
 type socket struct{ *os.File }
 
@@ -33,18 +35,30 @@ func localCID() (uint32, error) {
 	return cid, nil
 }
 
-func open(bufferSize uint64) (socket, error) {
-	fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+// kind is what a socket is made with.
+type kind struct {
+	seqpacket  bool
+	bufferSize uint64 // 0 keeps the kernel's window
+}
+
+func kindOf(req *script.Request) kind { return kind{req.Seqpacket, req.BufferSize} }
+
+func open(k kind) (socket, error) {
+	typ := unix.SOCK_STREAM
+	if k.seqpacket {
+		typ = unix.SOCK_SEQPACKET
+	}
+	fd, err := unix.Socket(unix.AF_VSOCK, typ|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return socket{}, os.NewSyscallError("socket", err)
 	}
 	s := newSocket(fd)
-	if bufferSize == 0 {
+	if k.bufferSize == 0 {
 		return s, nil
 	}
 	// The maximum first: the kernel cuts the size to it.
 	for _, opt := range []int{unix.SO_VM_SOCKETS_BUFFER_MAX_SIZE, unix.SO_VM_SOCKETS_BUFFER_SIZE} {
-		if err := unix.SetsockoptUint64(fd, unix.AF_VSOCK, opt, bufferSize); err != nil {
+		if err := unix.SetsockoptUint64(fd, unix.AF_VSOCK, opt, k.bufferSize); err != nil {
 			s.Close()
 			return socket{}, os.NewSyscallError("setsockopt", err)
 		}
@@ -52,9 +66,9 @@ func open(bufferSize uint64) (socket, error) {
 	return s, nil
 }
 
-// dial connects to a port of the host; bufferSize 0 keeps the kernel's window.
-func dial(port uint32, bufferSize uint64) (socket, error) {
-	s, err := open(bufferSize)
+// dial connects to a port of the host.
+func dial(port uint32, k kind) (socket, error) {
+	s, err := open(k)
 	if err != nil {
 		return socket{}, err
 	}
@@ -62,7 +76,19 @@ func dial(port uint32, bufferSize uint64) (socket, error) {
 		s.Close()
 		return socket{}, os.NewSyscallError("connect", err)
 	}
-	return s, nil
+	return s, s.sendWhole()
+}
+
+// sendWhole prepares a connected socket for messages. Linux sends what credit allows of
+// one and then, if the socket must not block, says EAGAIN and forgets how much that was.
+func (s socket) sendWhole() error {
+	return s.control(func(fd int) error {
+		typ, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
+		if err != nil || typ != unix.SOCK_SEQPACKET {
+			return err
+		}
+		return unix.SetNonblock(fd, false)
+	})
 }
 
 func (s socket) connect(to unix.Sockaddr) error {
@@ -104,8 +130,8 @@ func connectResult(fd int) (done bool, err error) {
 // backlog is what the kernel caps a listener's queue at (net.core.somaxconn).
 const backlog = 4096
 
-func listen(port uint32, bufferSize uint64) (socket, error) {
-	s, err := open(bufferSize)
+func listen(port uint32, k kind) (socket, error) {
+	s, err := open(k)
 	if err != nil {
 		return socket{}, err
 	}
@@ -122,8 +148,8 @@ func listen(port uint32, bufferSize uint64) (socket, error) {
 	return s, nil
 }
 
-func (s socket) accept() (socket, error) {
-	rc, err := s.SyscallConn()
+func (l socket) accept() (s socket, err error) {
+	rc, err := l.SyscallConn()
 	if err != nil {
 		return socket{}, err
 	}
@@ -136,7 +162,8 @@ func (s socket) accept() (socket, error) {
 	if err := errors.Join(err, result); err != nil {
 		return socket{}, os.NewSyscallError("accept", err)
 	}
-	return newSocket(fd), nil
+	s = newSocket(fd)
+	return s, s.sendWhole()
 }
 
 // acceptNow does not wait, yet a signal may interrupt it: vsock looks for one before it

@@ -1,14 +1,12 @@
 package vm
 
 import (
-	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 )
@@ -31,7 +29,8 @@ const (
 )
 
 // StartDaemon builds the daemon, starts it with further arguments and waits for its
-// sockets. At the end of the test it must end well by SIGTERM.
+// sockets; --guest-cid among them replaces GuestCID. At the end of the test it must end
+// well by SIGTERM.
 func StartDaemon(t TB, args ...string) *Daemon {
 	t.Helper()
 	program, err := daemonProgram()
@@ -44,9 +43,10 @@ func StartDaemon(t TB, args ...string) *Daemon {
 		UDS:     filepath.Join(dir, "vm.vsock"),
 		Metrics: "http://" + addr + "/metrics",
 	}
-	args = append([]string{
-		"--socket", d.Socket, "--uds-path", d.UDS, "--guest-cid", strconv.Itoa(GuestCID), "--metrics-addr", addr,
-	}, args...)
+	if !slices.Contains(args, "--guest-cid") {
+		args = append(args, "--guest-cid", strconv.Itoa(GuestCID))
+	}
+	args = append(args, "--socket", d.Socket, "--uds-path", d.UDS, "--metrics-addr", addr)
 	d.process = start(t, "daemon", exec.Command(program, args...))
 	t.Cleanup(func() { d.stop(t) })
 	Eventually(t, startLimit, "the daemon's sockets exist", func() bool {
@@ -76,64 +76,8 @@ func (d *Daemon) stop(t TB) {
 	}
 }
 
-// Listen serves what the guest dials as the host's port.
-func (d *Daemon) Listen(t TB, port uint32) *net.UnixListener {
-	t.Helper()
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: fmt.Sprintf("%s_%d", d.UDS, port), Net: "unix"})
-	if err != nil {
-		t.Fatalf("listen: %v", err)
-	}
-	t.Cleanup(func() { l.Close() })
-	return l
-}
-
-// handshakeLimit bounds the answer to a CONNECT line; the daemon gives up after 2 s.
-const handshakeLimit = 10 * time.Second
-
-// Dial connects to a port of the guest: "CONNECT port", answered by "OK number".
-func (d *Daemon) Dial(port uint32) (*net.UnixConn, error) {
-	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: d.UDS, Net: "unix"})
-	if err != nil {
-		return nil, err
-	}
-	conn.SetDeadline(time.Now().Add(handshakeLimit))
-	if err := handshake(conn, port); err != nil {
-		conn.Close()
-		return nil, err
-	}
-	conn.SetDeadline(time.Time{})
-	return conn, nil
-}
-
-func handshake(conn net.Conn, port uint32) error {
-	if _, err := fmt.Fprintf(conn, "CONNECT %d\n", port); err != nil {
-		return fmt.Errorf("connect to guest port %d: %w", port, err)
-	}
-	line, err := readLine(conn)
-	if err != nil {
-		return fmt.Errorf("connect to guest port %d: %w", port, err)
-	}
-	number, ok := strings.CutPrefix(line, "OK ")
-	if _, err := strconv.ParseUint(number, 10, 32); !ok || err != nil {
-		return fmt.Errorf("connect to guest port %d: answer %q", port, line)
-	}
-	return nil
-}
-
-// readLine reads byte by byte: what follows the line belongs to the guest.
-func readLine(r io.Reader) (string, error) {
-	var line []byte
-	b := make([]byte, 1)
-	for {
-		if _, err := io.ReadFull(r, b); err != nil {
-			return "", err
-		}
-		if b[0] == '\n' {
-			return string(line), nil
-		}
-		line = append(line, b[0])
-	}
-}
+// Reload has the daemon read again what it reads at SIGHUP.
+func (d *Daemon) Reload() { d.process.cmd.Process.Signal(syscall.SIGHUP) }
 
 func exists(path string) bool {
 	_, err := os.Lstat(path)

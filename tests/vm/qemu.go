@@ -34,17 +34,30 @@ func qemu10() (emulator, error) {
 }
 
 // BootQEMU boots Linux 6.1 under QEMU 7.2 with d's device.
-func BootQEMU(t TB, d *Daemon) *Guest {
+func BootQEMU(t TB, d *Daemon) *Guest { t.Helper(); return bootQEMU(t, d, "") }
+
+// BootQEMUPacked is BootQEMU with packed rings, which d must offer.
+func BootQEMUPacked(t TB, d *Daemon) *Guest { t.Helper(); return bootQEMU(t, d, packed) }
+
+// BootQEMU10 boots Linux 6.12 under QEMU 10 with d's device.
+func BootQEMU10(t TB, d *Daemon) *Guest { t.Helper(); return bootQEMU10(t, d, "") }
+
+// BootQEMU10Packed is BootQEMU10 with packed rings, which d must offer.
+func BootQEMU10Packed(t TB, d *Daemon) *Guest { t.Helper(); return bootQEMU10(t, d, packed) }
+
+// packed is the device's option that has QEMU pass VIRTIO_F_RING_PACKED on.
+const packed = ",packed=on"
+
+func bootQEMU(t TB, d *Daemon, device string) *Guest {
 	t.Helper()
 	k, err := linux61()
 	if err != nil {
 		t.Fatalf("Linux 6.1: %v", err)
 	}
-	return boot(t, d, "qemu", qemu7, k)
+	return boot(t, d, "qemu", qemu7, k, device)
 }
 
-// BootQEMU10 boots Linux 6.12 under QEMU 10 with d's device.
-func BootQEMU10(t TB, d *Daemon) *Guest {
+func bootQEMU10(t TB, d *Daemon, device string) *Guest {
 	t.Helper()
 	k, err := linux612()
 	if err != nil {
@@ -54,12 +67,12 @@ func BootQEMU10(t TB, d *Daemon) *Guest {
 	if err != nil {
 		t.Fatalf("QEMU 10: %v", err)
 	}
-	return boot(t, d, "qemu10", e, k)
+	return boot(t, d, "qemu10", e, k, device)
 }
 
 // boot starts a machine without KVM whose memory the device can map, and waits
-// until its init serves.
-func boot(t TB, d *Daemon, name string, e emulator, k kernel) *Guest {
+// until its init serves. device has further options of the device.
+func boot(t TB, d *Daemon, name string, e emulator, k kernel, device string) *Guest {
 	t.Helper()
 	dir := tempDir(t)
 	monitor := filepath.Join(dir, "qmp")
@@ -69,7 +82,7 @@ func boot(t TB, d *Daemon, name string, e emulator, k kernel) *Guest {
 		"-object", "memory-backend-memfd,id=memory,size=256M,share=on",
 		"-numa", "node,memdev=memory",
 		"-chardev", "socket,id=vsock,path=" + d.Socket,
-		"-device", "vhost-user-vsock-pci,chardev=vsock",
+		"-device", "vhost-user-vsock-pci,chardev=vsock" + device,
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
 		"-qmp", "unix:" + monitor + ",server=on,wait=off",
 		"-kernel", k.image, "-initrd", k.initrd,

@@ -9,13 +9,15 @@ type CloudHypervisor struct {
 	*Guest
 	offered  uint64
 	protocol vhostuser.ProtocolFeatures
+	log      *DirtyLog // of a migration, nil outside
 }
 
 const (
 	chRings    = 3
 	chRingSize = 128
 	chKnown    = vhostuser.ProtocolMQ | vhostuser.ProtocolReplyAck | vhostuser.ProtocolBackendReq | vhostuser.ProtocolConfig |
-		vhostuser.ProtocolConfigureMemSlots | 1<<1 | 1<<12 | 1<<19
+		vhostuser.ProtocolConfigureMemSlots | vhostuser.ProtocolLogShmfd | vhostuser.ProtocolDeviceState |
+		1<<12 // INFLIGHT_SHMFD
 	chFeatures = vhostuser.FeatureIndirectDesc | vhostuser.FeatureEventIdx | vhostuser.FeatureVersion1 |
 		1<<35 | 1<<36 | 1<<38 // IN_ORDER, ORDER_PLATFORM, NOTIFICATION_DATA
 )
@@ -48,7 +50,7 @@ func (c *CloudHypervisor) Start() {
 // activate sets up all rings, the base of each where next says.
 func (c *CloudHypervisor) activate(next func(i int) uint32) {
 	c.Frontend.tb.Helper()
-	c.SetFeatures(c.driver(c.offered&chFeatures) | vhostuser.FeatureProtocolFeatures)
+	c.SetFeatures(c.features())
 	c.SetMemTable(c.regions, c.fds, 0)
 	for i, r := range c.Rings {
 		c.SetVringNum(uint32(i), uint32(r.Config().Size))
@@ -61,6 +63,11 @@ func (c *CloudHypervisor) activate(next func(i int) uint32) {
 	}
 	c.enable(true)
 	c.SetBackendReqFd()
+}
+
+// features are those in force while no migration is under way.
+func (c *CloudHypervisor) features() uint64 {
+	return c.driver(c.offered&chFeatures) | vhostuser.FeatureProtocolFeatures
 }
 
 func (c *CloudHypervisor) enable(on bool) {
@@ -91,4 +98,76 @@ func (c *CloudHypervisor) Reconnect(f *Frontend) {
 	c.Frontend = f
 	c.Init()
 	c.activate(c.availIdx)
+}
+
+// Snapshot pauses the guest and returns the device's state and where the rings
+// stopped. Continue, or Restore on another connection, may follow.
+func (c *CloudHypervisor) Snapshot() (state []byte, bases []uint32) {
+	c.Frontend.tb.Helper()
+	c.Stop()
+	for i := range c.Rings {
+		bases = append(bases, c.GetVringBase(uint32(i)))
+	}
+	return c.SaveState(), bases
+}
+
+// Continue lets the guest go on after a Snapshot.
+func (c *CloudHypervisor) Continue(bases []uint32) {
+	c.Frontend.tb.Helper()
+	c.activate(func(i int) uint32 { return bases[i] })
+}
+
+// Restore brings the guest back on a new connection: the state before the rings.
+func (c *CloudHypervisor) Restore(f *Frontend, state []byte, bases []uint32) {
+	c.Frontend.tb.Helper()
+	c.Frontend = f
+	c.SetOwner()
+	c.offered = c.GetFeatures()
+	c.SetProtocolFeatures(c.protocol)
+	c.NeedReply = true
+	if code := c.LoadState(state); code != 0 {
+		c.Frontend.tb.Fatalf("loading the device state failed with %d", code)
+	}
+	c.Continue(bases)
+}
+
+// StartDirtyLog is what begins a migration.
+func (c *CloudHypervisor) StartDirtyLog() {
+	c.Frontend.tb.Helper()
+	c.nextLog()
+	c.SetFeatures(c.features() | vhostuser.FeatureLogAll)
+	for i := range c.Rings {
+		addr := c.addr(i, c.Rings[i].Config().Used)
+		addr.Flags = vhostuser.VringFlagLog
+		c.SetVringAddr(addr)
+	}
+}
+
+// DirtyLog passes a new log and returns the former one's pages.
+func (c *CloudHypervisor) DirtyLog() map[uint64]bool {
+	c.Frontend.tb.Helper()
+	former := c.log
+	c.nextLog()
+	return former.Pages()
+}
+
+// StopDirtyLog is the end of a migration that failed.
+func (c *CloudHypervisor) StopDirtyLog() {
+	c.Frontend.tb.Helper()
+	for i := range c.Rings {
+		c.SetVringAddr(c.addr(i, 0))
+	}
+	c.SetFeatures(c.features())
+	c.log = nil
+}
+
+// nextLog passes a new log, just as large as the guest's memory wants it.
+func (c *CloudHypervisor) nextLog() {
+	c.Frontend.tb.Helper()
+	last := uint64(0)
+	for _, r := range c.regions {
+		last = max(last, r.GuestAddr+r.Size-1)
+	}
+	c.log = NewDirtyLog(c.Frontend.tb, last/(8*logPage)+1, 0)
+	c.SetLogBase(c.log)
 }

@@ -24,7 +24,7 @@ func Crosvm(f *Frontend, g *Guest) Peer { return &crosvm{Frontend: f, Guest: g} 
 func (c *crosvm) Init() {
 	c.Frontend.tb.Helper()
 	c.SetOwner()
-	c.offered = c.GetFeatures()
+	c.offered = c.GetFeatures() &^ vhostuser.FeatureRingPacked
 	c.protocol(crosvmKnown)
 	c.SetBackendReqFd()
 	if n := c.GetQueueNum(); n != crosvmRings {

@@ -29,7 +29,8 @@ type Frontend struct {
 	tb      testing.TB
 	fd      int // owned
 	acks    bool
-	channel int // our end of the backend's request channel, owned, -1
+	channel int          // our end of the backend's request channel, owned, -1
+	called  map[int]bool // rings whose call came over the channel and was not waited for
 }
 
 // Dial connects to the backend that listens at path. The connection ends with
@@ -49,7 +50,7 @@ func Dial(tb testing.TB, path string) *Frontend {
 
 // New returns a frontend on the connected socket fd, whose ownership it takes.
 func New(tb testing.TB, fd int) *Frontend {
-	f := &Frontend{tb: tb, fd: fd, channel: -1}
+	f := &Frontend{tb: tb, fd: fd, channel: -1, called: make(map[int]bool)}
 	tb.Cleanup(f.Close)
 	return f
 }
@@ -197,20 +198,19 @@ func (f *Frontend) Barrier() {
 	f.u64(vhostuser.MsgGetFeatures, f.Reply(vhostuser.MsgGetFeatures))
 }
 
-// Channel returns our end of the backend's request channel, -1 before
-// SetBackendReqFd.
-func (f *Frontend) Channel() int { return f.channel }
-
 var errTimeout = errors.New("no answer in time")
 
-// receive reads exactly n bytes.
-func (f *Frontend) receive(n int) ([]byte, error) {
+// receive reads exactly n bytes from the connection.
+func (f *Frontend) receive(n int) ([]byte, error) { return receive(f.fd, n) }
+
+// receive reads exactly n bytes from the socket fd.
+func receive(fd, n int) ([]byte, error) {
 	p := make([]byte, n)
 	for have, deadline := 0, time.Now().Add(timeout); have < n; {
-		if !poll(f.fd, unix.POLLIN, deadline) {
+		if !poll(fd, unix.POLLIN, deadline) {
 			return nil, errTimeout
 		}
-		got, _, err := unix.Recvfrom(f.fd, p[have:], unix.MSG_DONTWAIT)
+		got, _, err := unix.Recvfrom(fd, p[have:], unix.MSG_DONTWAIT)
 		switch {
 		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
 		case err != nil:

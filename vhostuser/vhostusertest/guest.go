@@ -29,6 +29,8 @@ type GuestOptions struct {
 	// Features are the bits a driver takes when they are offered; 0 means those
 	// of a Linux driver.
 	Features uint64
+	// Packed lays rings out packed where that is offered and the frontend can.
+	Packed bool
 	// MoveRings gives each fresh driver rings at new addresses.
 	MoveRings bool
 }
@@ -43,8 +45,9 @@ type Guest struct {
 	tb      testing.TB
 	options GuestOptions
 	regions []guestmem.Region
-	fds     []int // of regions
-	calls   []int // what we read interrupts of ring i from
+	fds     []int     // of regions
+	calls   []int     // what we read interrupts of ring i from
+	inBand  *Frontend // kicks and interrupts are messages of its; nil: they are not
 }
 
 // NewGuest returns a guest without rings. It ends with the test.
@@ -52,6 +55,9 @@ func NewGuest(tb testing.TB, o GuestOptions) *Guest {
 	tb.Helper()
 	if o.Features == 0 {
 		o.Features = vhostuser.FeatureVersion1 | vhostuser.FeatureEventIdx | vhostuser.FeatureIndirectDesc
+	}
+	if o.Packed {
+		o.Features |= vhostuser.FeatureRingPacked
 	}
 	memory := virtqueuetest.NewMemory(tb, o.Extents...)
 	return &Guest{tb: tb, Memory: memory, options: o, regions: memory.Regions(), fds: memory.Fds()}
@@ -69,9 +75,23 @@ func (g *Guest) Regions() []guestmem.Region { return g.regions }
 // Fds returns the files of Regions. They remain the guest's.
 func (g *Guest) Fds() []int { return g.fds }
 
+// Kick kicks the device for ring index, whether it asked for it or not.
+func (g *Guest) Kick(index int) {
+	g.tb.Helper()
+	if g.inBand != nil {
+		g.inBand.withAck(func() { g.inBand.VringKick(uint32(index)) })
+		return
+	}
+	g.Rings[index].ForceKick()
+}
+
 // WaitInterrupt waits for an interrupt of ring index, takes all that came, and
 // reports whether any did in time.
 func (g *Guest) WaitInterrupt(index int, timeout time.Duration) bool {
+	g.tb.Helper()
+	if g.inBand != nil {
+		return g.inBand.WaitCall(index, timeout)
+	}
 	fd := g.calls[index]
 	if !poll(fd, unix.POLLIN, time.Now().Add(timeout)) {
 		return false
@@ -131,14 +151,16 @@ func (g *Guest) probe(n, size int, features uint64) {
 	for i := range rings {
 		o := virtqueuetest.Options{
 			Size:     size,
+			Packed:   features&vhostuser.FeatureRingPacked != 0,
 			EventIdx: features&vhostuser.FeatureEventIdx != 0,
 			Indirect: features&vhostuser.FeatureIndirectDesc != 0,
 		}
 		if i < len(g.Rings) && !g.options.MoveRings {
 			c := g.Rings[i].Config()
 			o.Desc, o.Avail, o.Used = c.Desc, c.Avail, c.Used
+			clear(g.Memory.Bytes(o.Desc, 16*uint64(c.Size))) // where a packed ring has its indices
 		} else {
-			// A page each, so that no part straddles two regions.
+			// Pages of their own, so that no part straddles two regions.
 			const page = 4096
 			o.Desc = g.Memory.Alloc(16*uint64(size), page)
 			o.Avail = g.Memory.Alloc(6+2*uint64(size), page)

@@ -3,8 +3,6 @@ package vhostusertest
 import (
 	"encoding/binary"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/vhost-user-vsock/vhost-user-vsock/guestmem"
 	"github.com/vhost-user-vsock/vhost-user-vsock/vhostuser"
 )
@@ -77,22 +75,6 @@ func (f *Frontend) GetQueueNum() uint64 {
 	return f.u64(vhostuser.MsgGetQueueNum, f.get(vhostuser.MsgGetQueueNum, nil))
 }
 
-// SetBackendReqFd sends VHOST_USER_SET_BACKEND_REQ_FD with one end of a new
-// socket pair and keeps the other.
-func (f *Frontend) SetBackendReqFd() {
-	f.tb.Helper()
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		f.tb.Fatal("socketpair:", err)
-	}
-	defer unix.Close(pair[1])
-	if f.channel >= 0 {
-		unix.Close(f.channel)
-	}
-	f.channel = pair[0]
-	f.set(vhostuser.MsgSetBackendReqFd, nil, pair[1])
-}
-
 // SetMemTable sends VHOST_USER_SET_MEM_TABLE, region i with fds[i], and padding
 // bytes behind the regions.
 func (f *Frontend) SetMemTable(regions []guestmem.Region, fds []int, padding int) {
@@ -155,6 +137,12 @@ func (f *Frontend) SetVringEnable(index uint32, on bool) {
 		num = 1
 	}
 	f.set(vhostuser.MsgSetVringEnable, State(index, num))
+}
+
+// VringKick sends VHOST_USER_VRING_KICK.
+func (f *Frontend) VringKick(index uint32) {
+	f.tb.Helper()
+	f.set(vhostuser.MsgVringKick, State(index, 0))
 }
 
 // SetVringKick sends VHOST_USER_SET_VRING_KICK, with the "no descriptor" bit

@@ -33,7 +33,10 @@ func (o *openVMM) Init() {
 func (o *openVMM) Start() {
 	o.Frontend.tb.Helper()
 	o.probe(openVMMRings, openVMMRingSize, o.driver(o.offered))
-	o.bases = make([]uint32, openVMMRings)
+	o.bases = nil
+	for _, r := range o.Rings {
+		o.bases = append(o.bases, r.Base())
+	}
 	o.start()
 	for offset := uint32(0); offset < 256; offset += 4 {
 		o.GetConfig(offset, 4, 0)

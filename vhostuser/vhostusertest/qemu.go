@@ -71,7 +71,9 @@ func (q *qemu) Start() {
 	q.resetDevice() // the driver's write of 0 to the status
 	q.features = q.driver(q.offered)
 	q.probe(qemuRings, qemuRingSize, q.features)
-	q.bases = [qemuRings]uint32{}
+	for i, r := range q.Rings {
+		q.bases[i] = r.Base()
+	}
 	q.start()
 }
 

@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/vhostuser"
+	"github.com/vhost-user-vsock/vhost-user-vsock/virtqueue/virtqueuetest"
 )
 
 // uml replays virtio_uml of User-Mode Linux. Whatever has no reply of its own
@@ -14,7 +15,8 @@ import (
 type uml struct {
 	*Frontend
 	*Guest
-	offered uint64
+	offered  uint64
+	protocol vhostuser.ProtocolFeatures
 }
 
 const (
@@ -22,7 +24,8 @@ const (
 	umlRingSize = 256
 	// umlTable is the size of its SET_MEM_TABLE: two regions, however many are used.
 	umlTable = 72
-	umlKnown = vhostuser.ProtocolReplyAck | vhostuser.ProtocolBackendReq | vhostuser.ProtocolConfig | 1<<14
+	umlKnown = vhostuser.ProtocolReplyAck | vhostuser.ProtocolBackendReq | vhostuser.ProtocolConfig |
+		vhostuser.ProtocolInBandNotifications
 )
 
 // UML replays User-Mode Linux.
@@ -33,9 +36,9 @@ func (u *uml) Init() {
 	u.identity()
 	u.SetOwner()
 	u.offered = u.GetFeatures()
-	taken := u.GetProtocolFeatures() & umlKnown
+	u.protocol = u.GetProtocolFeatures() & umlKnown
 	u.withAck(func() {
-		u.SetProtocolFeatures(taken)
+		u.SetProtocolFeatures(u.protocol)
 		u.SetBackendReqFd()
 	})
 }
@@ -48,17 +51,22 @@ func (u *uml) Start() {
 		u.SetFeatures(features | vhostuser.FeatureProtocolFeatures)
 		head := len(vhostuser.MemRegions(u.regions).AppendTo(nil))
 		u.SetMemTable(u.regions, u.fds, max(umlTable-head, 0))
+		inBand := u.protocol&vhostuser.ProtocolInBandNotifications != 0
+		if inBand {
+			u.inBand = u.Frontend
+		}
 		for i, r := range u.Rings {
-			u.call(i)
+			if !inBand {
+				u.call(i)
+			}
 			u.SetVringNum(uint32(i), uint32(r.Config().Size))
 			u.SetVringBase(uint32(i), 0)
 			u.SetVringAddr(u.addr(i, ^uint64(0)))
 		}
 		for i, r := range u.Rings {
-			if err := unix.SetNonblock(r.KickFd(), false); err != nil {
-				u.Frontend.tb.Fatal("fcntl:", err)
+			if !inBand {
+				u.kick(i, r)
 			}
-			u.SetVringKick(uint32(i), r.KickFd())
 			u.SetVringEnable(uint32(i), true)
 		}
 	})
@@ -76,6 +84,15 @@ func (u *uml) call(i int) {
 	u.Frontend.tb.Cleanup(func() { unix.Close(pair[0]) })
 	u.calls[i] = pair[0]
 	u.SetVringCall(uint32(i), pair[1])
+}
+
+// kick passes the eventfd by which ring i is kicked. It blocks.
+func (u *uml) kick(i int, r *virtqueuetest.Ring) {
+	u.Frontend.tb.Helper()
+	if err := unix.SetNonblock(r.KickFd(), false); err != nil {
+		u.Frontend.tb.Fatal("fcntl:", err)
+	}
+	u.SetVringKick(uint32(i), r.KickFd())
 }
 
 func (u *uml) Stop() {

@@ -25,38 +25,19 @@ func (r *Ring) Kick() bool {
 func (r *Ring) ForceKick() { r.kick.signal() }
 
 // ShouldKick reports whether the device wants a kick for what was published
-// since the last call (virtio v1.4 §2.7.10.1).
-func (r *Ring) ShouldKick() bool {
-	guestmem.Fence() // avail.idx before the device's wish
-	added := r.availIdx - r.decided
-	r.decided = r.availIdx
-	if r.opts.EventIdx {
-		return r.availIdx-r.AvailEvent()-1 < added
-	}
-	return added > 0 && r.UsedFlags()&1 == 0
-}
+// since the last call.
+func (r *Ring) ShouldKick() bool { return r.wantsKick() }
 
 // ArmInterrupt asks for an interrupt at the next used chain. more means that one
 // is there already, for which none may come.
 func (r *Ring) ArmInterrupt() (more bool) {
-	if r.opts.EventIdx {
-		r.SetUsedEvent(r.lastUsed)
-	} else {
-		r.SetAvailFlags(0)
-	}
-	guestmem.Fence() // our wish before used.idx
-	return r.UsedIdx() != r.lastUsed
+	r.armInterrupt()
+	guestmem.Fence() // our wish before what the device has used
+	return r.hasUsed()
 }
 
-// DisarmInterrupt asks for no interrupt: with EVENT_IDX, for one that is 2^16
-// chains away.
-func (r *Ring) DisarmInterrupt() {
-	if r.opts.EventIdx {
-		r.SetUsedEvent(r.lastUsed - 1)
-	} else {
-		r.SetAvailFlags(1)
-	}
-}
+// DisarmInterrupt asks for no interrupt.
+func (r *Ring) DisarmInterrupt() { r.disarmInterrupt() }
 
 // Interrupt is what the device does to interrupt the driver: the Interrupt of a
 // virtqueue.Queue.

@@ -34,9 +34,6 @@ func putDesc(table guestmem.Span, i int, d Desc) {
 	table.Store64(16*i+8, uint64(d.Len)|uint64(d.Flags)<<32|uint64(d.Next)<<48)
 }
 
-// SetDesc writes descriptor i.
-func (r *Ring) SetDesc(i uint16, d Desc) { putDesc(r.desc, int(i), d) }
-
 // PutTable writes an indirect table at any guest address: it may be unaligned
 // and cross extents.
 func (m *Memory) PutTable(gpa uint64, descs ...Desc) {
@@ -50,50 +47,50 @@ func (m *Memory) PutTable(gpa uint64, descs ...Desc) {
 	m.Write(gpa, p)
 }
 
-// Post makes a chain available that starts at descriptor head, whatever is
-// there, and publishes it. The chain may be with the device already.
+// split returns the driver of a split ring, for what other rings do not have.
+func (r *Ring) split() *splitDriver {
+	d, ok := r.layout.(*splitDriver)
+	if !ok {
+		panic("virtqueuetest: not a split ring")
+	}
+	return d
+}
+
+// SetDesc writes descriptor i of a split ring.
+func (r *Ring) SetDesc(i uint16, d Desc) { putDesc(r.split().desc, int(i), d) }
+
+// Post makes a chain of a split ring available that starts at descriptor head,
+// whatever is there, and publishes it. The chain may be with the device already.
 func (r *Ring) Post(head uint16) {
-	r.post(head)
+	r.split().post(head)
 	r.Publish()
 }
 
-// AvailIdx returns how many chains were added.
-func (r *Ring) AvailIdx() uint16 { return r.availIdx }
-
 // SetAvailIdx publishes idx, true or not; the driver's own count stays.
-func (r *Ring) SetAvailIdx(idx uint16) { r.avail.StoreRelease16(offIdx, idx) }
+func (r *Ring) SetAvailIdx(idx uint16) { r.split().avail.StoreRelease16(offIdx, idx) }
 
 // SetAvailEntry writes the entry of the available ring that idx stands for.
 func (r *Ring) SetAvailEntry(idx, head uint16) {
-	r.avail.Store16(offRing+2*(int(idx)%r.opts.Size), head)
+	r.split().avail.Store16(offRing+2*(int(idx)%r.opts.Size), head)
 }
 
 // SetAvailFlags writes avail.flags.
-func (r *Ring) SetAvailFlags(flags uint16) { r.avail.StoreRelease16(offFlags, flags) }
+func (r *Ring) SetAvailFlags(flags uint16) { r.split().avail.StoreRelease16(offFlags, flags) }
 
 // SetUsedEvent writes used_event, the field behind the available ring.
-func (r *Ring) SetUsedEvent(idx uint16) { r.avail.StoreRelease16(offRing+2*r.opts.Size, idx) }
-
-// UsedIdx returns used.idx.
-func (r *Ring) UsedIdx() uint16 { return r.used.LoadAcquire16(offIdx) }
+func (r *Ring) SetUsedEvent(idx uint16) { r.split().setUsedEvent(idx) }
 
 // SetUsedIdx writes used.idx, which is the device's.
-func (r *Ring) SetUsedIdx(idx uint16) { r.used.StoreRelease16(offIdx, idx) }
+func (r *Ring) SetUsedIdx(idx uint16) { r.split().used.StoreRelease16(offIdx, idx) }
 
 // SetUsedElem writes the element of the used ring that idx stands for, which is
 // the device's.
 func (r *Ring) SetUsedElem(idx uint16, e Elem) {
-	r.used.Store64(offRing+8*(int(idx)%r.opts.Size), uint64(e.ID)|uint64(e.Len)<<32)
-}
-
-// usedElem returns the element of the used ring that idx stands for.
-func (r *Ring) usedElem(idx uint16) Elem {
-	v := r.used.Load64(offRing + 8*(int(idx)%r.opts.Size))
-	return Elem{ID: uint32(v), Len: uint32(v >> 32)}
+	r.split().used.Store64(offRing+8*(int(idx)%r.opts.Size), uint64(e.ID)|uint64(e.Len)<<32)
 }
 
 // UsedFlags returns used.flags.
-func (r *Ring) UsedFlags() uint16 { return r.used.LoadAcquire16(offFlags) }
+func (r *Ring) UsedFlags() uint16 { return r.split().used.LoadAcquire16(offFlags) }
 
 // AvailEvent returns avail_event, the field behind the used ring.
-func (r *Ring) AvailEvent() uint16 { return r.used.LoadAcquire16(offRing + 8*r.opts.Size) }
+func (r *Ring) AvailEvent() uint16 { return r.split().used.LoadAcquire16(offRing + 8*r.opts.Size) }

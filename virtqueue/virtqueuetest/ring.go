@@ -9,24 +9,18 @@ import (
 	"github.com/vhost-user-vsock/vhost-user-vsock/virtqueue"
 )
 
-// Offsets in the available and the used ring; the event fields follow the last
-// entry (virtio v1.4 §2.7.6, §2.7.8).
-const (
-	offFlags = 0
-	offIdx   = 2
-	offRing  = 4
-)
-
 // Options describes a ring.
 type Options struct {
 	Size     int // entries; 0 means 256
+	Packed   bool
 	EventIdx bool
 	Indirect bool
 
 	// Guest addresses of the parts; 0 means wherever there is room.
 	Desc, Avail, Used uint64
 
-	// Start is where both indices start, so that they soon wrap.
+	// Start is where both indices start, so that they soon wrap; in a packed ring,
+	// how many slots were used before.
 	Start uint16
 }
 
@@ -38,27 +32,45 @@ type Segment struct {
 	Write bool
 }
 
-// Elem is an element of the used ring.
+// Elem is a used chain: its head and how many bytes were written.
 type Elem struct{ ID, Len uint32 }
 
 // Ring is a driver's ring.
 type Ring struct {
+	parts
+	layout
+	mem    *Memory
+	tables []table // by head: where its indirect table is
+	chain  []Desc  // the chain that is being added
+
+	kick      eventFd
+	interrupt eventFd
+}
+
+// parts are the three parts of a ring of either layout.
+type parts struct {
 	opts  Options
-	mem   *Memory
 	desc  guestmem.Span
 	avail guestmem.Span
 	used  guestmem.Span
+}
 
-	free   []uint16 // descriptors in no chain: a stack
-	links  []uint16 // what follows a descriptor in its chain, or free; the driver's own copy
-	counts []int    // by head: descriptors of the chain; 0 if it is not with the device
-	tables []table  // by head: where its indirect table is
-
-	availIdx  uint16 // chains added
-	decided   uint16 // availIdx when it was last decided whether to kick
-	lastUsed  uint16 // elements taken
-	kick      eventFd
-	interrupt eventFd
+// layout is what the two layouts do in their own ways. Heads are descriptor
+// indices in a split ring and buffer ids in a packed one.
+type layout interface {
+	free() int               // descriptors in no chain
+	shuffle(rng *rand.Rand)  // brings what is free into random order
+	nextHead() uint16        // the head that add will return
+	add(chain []Desc) uint16 // puts a chain that fits, with no links and no marks, behind the last
+	publish()                // makes what was added available
+	takeUsed() (e Elem, ok bool)
+	availIdx() uint16 // chains added
+	usedIdx() uint16  // chains that the device has used
+	wantsKick() bool  // for what was published since the last call
+	armInterrupt()
+	disarmInterrupt()
+	hasUsed() bool // takeUsed has something to take
+	base() uint32  // where the ring starts
 }
 
 // table is room for an indirect table.
@@ -80,45 +92,41 @@ func NewRing(tb testing.TB, mem *Memory, o Options) *Ring {
 		}
 		return guestmem.NewSpan(mem.Bytes(*gpa, size))
 	}
-	r := &Ring{
-		mem:    mem,
-		desc:   place(&o.Desc, 16*n, 16),
-		avail:  place(&o.Avail, 6+2*n, 2),
-		used:   place(&o.Used, 6+8*n, 4),
-		links:  make([]uint16, o.Size),
-		counts: make([]int, o.Size),
-		tables: make([]table, o.Size),
-
-		availIdx:  o.Start,
-		decided:   o.Start,
-		lastUsed:  o.Start,
-		kick:      newEventFd(tb),
-		interrupt: newEventFd(tb),
-	}
-	for i := o.Size - 1; i >= 0; i-- {
-		r.free = append(r.free, uint16(i))
+	r := &Ring{mem: mem, tables: make([]table, o.Size), kick: newEventFd(tb), interrupt: newEventFd(tb)}
+	r.desc = place(&o.Desc, 16*n, 16)
+	if o.Packed {
+		r.avail, r.used = place(&o.Avail, 4, 4), place(&o.Used, 4, 4)
+	} else {
+		r.avail, r.used = place(&o.Avail, 6+2*n, 2), place(&o.Used, 6+8*n, 4)
 	}
 	r.opts = o
-	r.SetAvailIdx(o.Start)
-	r.SetUsedIdx(o.Start)
+	if o.Packed {
+		r.layout = newPackedDriver(&r.parts)
+	} else {
+		r.layout = newSplitDriver(&r.parts)
+	}
 	return r
 }
 
 // Config returns what the device needs to know.
 func (r *Ring) Config() virtqueue.Config {
 	o := r.opts
-	return virtqueue.Config{Size: o.Size, Desc: o.Desc, Avail: o.Avail, Used: o.Used, EventIdx: o.EventIdx, Indirect: o.Indirect}
+	return virtqueue.Config{
+		Size: o.Size, Desc: o.Desc, Avail: o.Avail, Used: o.Used,
+		Packed: o.Packed, EventIdx: o.EventIdx, Indirect: o.Indirect,
+	}
 }
+
+// Base returns where the ring started, as VHOST_USER_SET_VRING_BASE has it.
+func (r *Ring) Base() uint32 { return r.base() }
 
 // Free returns how many descriptors are in no chain: as many as the ring has
 // entries when the device holds nothing.
-func (r *Ring) Free() int { return len(r.free) }
+func (r *Ring) Free() int { return r.free() }
 
-// Shuffle brings the free descriptors into random order, so that chains jump
-// about in the table.
-func (r *Ring) Shuffle(rng *rand.Rand) {
-	rng.Shuffle(len(r.free), func(i, j int) { r.free[i], r.free[j] = r.free[j], r.free[i] })
-}
+// Shuffle brings free descriptors, or buffer ids, into random order, so that
+// chains jump about in the table.
+func (r *Ring) Shuffle(rng *rand.Rand) { r.shuffle(rng) }
 
 // Add adds a chain of one descriptor for each segment and returns its head. The
 // device does not see it before Publish or Kick.
@@ -128,36 +136,25 @@ func (r *Ring) Add(segs ...Segment) (head uint16) { return r.AddMixed(len(segs),
 func (r *Ring) AddIndirect(segs ...Segment) (head uint16) { return r.AddMixed(0, segs...) }
 
 // AddMixed adds a chain whose first direct segments have descriptors in the ring
-// and whose others, if any, are in a table that the last of these refers to.
+// and whose others, if any, are in a table that the last of these refers to. A
+// packed ring has no such chains (virtio v1.4 §2.8.19): there, if any segment is
+// in the table, all are.
 func (r *Ring) AddMixed(direct int, segs ...Segment) (head uint16) {
-	n := direct
+	if r.opts.Packed && direct < len(segs) {
+		direct = 0
+	}
+	r.chain = r.chain[:0]
+	for _, s := range segs[:direct] {
+		r.chain = append(r.chain, s.desc())
+	}
 	if direct < len(segs) {
-		n++
+		gpa := r.fillTable(r.nextHead(), segs[direct:])
+		r.chain = append(r.chain, Desc{Addr: gpa, Len: uint32(16 * (len(segs) - direct)), Flags: Indirect})
 	}
-	if n == 0 || n > len(r.free) {
-		panic(fmt.Sprintf("virtqueuetest: %d descriptors for a chain, %d free", n, len(r.free)))
+	if n := len(r.chain); n == 0 || n > r.free() {
+		panic(fmt.Sprintf("virtqueuetest: %d descriptors for a chain, %d free", n, r.free()))
 	}
-	taken := r.free[len(r.free)-n:] // the last is the head
-	head = taken[n-1]
-	for i := range n {
-		d, link := Desc{}, uint16(0)
-		if i < direct {
-			d = segs[i].desc()
-		} else {
-			d = Desc{Addr: r.fillTable(head, segs[direct:]), Len: uint32(16 * (len(segs) - direct)), Flags: Indirect}
-		}
-		if i < n-1 {
-			link = taken[n-2-i]
-			d.Flags |= Next
-			d.Next = link
-		}
-		r.SetDesc(taken[n-1-i], d)
-		r.links[taken[n-1-i]] = link
-	}
-	r.free = r.free[:len(r.free)-n]
-	r.counts[head] = n
-	r.post(head)
-	return head
+	return r.add(r.chain)
 }
 
 // fillTable writes the indirect table of the chain at head.
@@ -169,7 +166,11 @@ func (r *Ring) fillTable(head uint16, segs []Segment) (gpa uint64) {
 	span := guestmem.NewSpan(r.mem.Bytes(t.gpa, uint64(16*len(segs))))
 	for i, s := range segs {
 		d := s.desc()
-		if i < len(segs)-1 {
+		switch {
+		case r.opts.Packed:
+			putPackedDesc(span, i, PackedDesc{Addr: d.Addr, Len: d.Len, Flags: d.Flags})
+			continue
+		case i < len(segs)-1:
 			d.Flags |= Next
 			d.Next = uint16(i + 1)
 		}
@@ -178,36 +179,15 @@ func (r *Ring) fillTable(head uint16, segs []Segment) (gpa uint64) {
 	return t.gpa
 }
 
-// post makes head the next entry of the available ring.
-func (r *Ring) post(head uint16) {
-	r.SetAvailEntry(r.availIdx, head)
-	r.availIdx++
-}
-
 // Publish makes all added chains available to the device.
-func (r *Ring) Publish() { r.avail.StoreRelease16(offIdx, r.availIdx) }
+func (r *Ring) Publish() { r.publish() }
 
-// Used takes the next element of the used ring; ok is false when there is none.
-// The descriptors of its chain are free again.
-func (r *Ring) Used() (e Elem, ok bool) {
-	if r.used.LoadAcquire16(offIdx) == r.lastUsed {
-		return Elem{}, false
-	}
-	e = r.usedElem(r.lastUsed)
-	r.lastUsed++
-	r.release(e.ID)
-	return e, true
-}
+// Used takes the next chain that the device has used; ok is false when there is
+// none. Its descriptors are free again.
+func (r *Ring) Used() (e Elem, ok bool) { return r.takeUsed() }
 
-// release frees the descriptors of a chain that the device had. Chains that were
-// posted raw have none.
-func (r *Ring) release(head uint32) {
-	if head >= uint32(r.opts.Size) {
-		return
-	}
-	d := uint16(head)
-	for ; r.counts[head] > 0; r.counts[head]-- {
-		r.free = append(r.free, d)
-		d = r.links[d]
-	}
-}
+// AvailIdx returns how many chains were added.
+func (r *Ring) AvailIdx() uint16 { return r.availIdx() }
+
+// UsedIdx returns how many chains the device has used: of a split ring, used.idx.
+func (r *Ring) UsedIdx() uint16 { return r.usedIdx() }

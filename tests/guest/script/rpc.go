@@ -10,11 +10,12 @@ const ControlPort = 1
 type Op string
 
 const (
-	Hello    Op = "hello"    // who are you
+	Hello    Op = "hello"    // who are you now
 	Listen   Op = "listen"   // serve Steps on Port; answered once the port listens
 	Reports  Op = "reports"  // the reports of the first Count connections on Port, once they ended
 	Dial     Op = "dial"     // run Steps on Count connections to the host's Port, Parallel at a time
 	Open     Op = "open"     // open Gate
+	Rebind   Op = "rebind"   // take the driver from its device and give it back; no response, for the connection ends by it
 	PowerOff Op = "poweroff" // no response
 	Reboot   Op = "reboot"   // no response
 )
@@ -25,6 +26,7 @@ type Request struct {
 	Port       uint32 `json:"port,omitempty"`
 	Count      int    `json:"count,omitempty"`
 	Parallel   int    `json:"parallel,omitempty"`
+	Seqpacket  bool   `json:"seqpacket,omitempty"`   // SOCK_SEQPACKET, not SOCK_STREAM
 	BufferSize uint64 `json:"buffer_size,omitempty"` // SO_VM_SOCKETS_BUFFER_SIZE, the kernel's own if 0
 	Steps      []Step `json:"steps,omitempty"`
 	Gate       string `json:"gate,omitempty"`
@@ -36,6 +38,7 @@ type Response struct {
 	Error   string     `json:"error,omitempty"`
 	CID     uint32     `json:"cid,omitempty"`
 	Kernel  string     `json:"kernel,omitempty"`
+	Packed  bool       `json:"packed,omitempty"` // the device's rings are packed
 	Reports []ConnInfo `json:"reports,omitempty"`
 }
 

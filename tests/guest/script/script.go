@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"syscall"
+	"time"
 )
 
 // Conn is a stream socket, AF_UNIX or AF_VSOCK.
@@ -32,6 +33,21 @@ const (
 	CloseWrite Action = "close-write" // shutdown(SHUT_WR)
 	CloseRead  Action = "close-read"  // shutdown(SHUT_RD)
 	Wait       Action = "wait"        // until the gate Gate opens
+
+	// On SOCK_SEQPACKET sockets.
+	SendMessages    Action = "send-messages"    // one message of each of Sizes, of the pattern of Seed, with Flags
+	ReceiveMessages Action = "receive-messages" // exactly Count messages
+	DrainMessages   Action = "drain-messages"   // to end of file
+	DuplexMessages  Action = "duplex-messages"  // SendMessages then CloseWrite, beside a DrainMessages
+	EchoMessages    Action = "echo-messages"    // sends back what comes, to end of file
+
+	// One system call each, on a socket of the kernel. What it returned is in Report.Calls;
+	// an errno does not end the script.
+	RecvMsg    Action = "recvmsg"    // of Bytes bytes with Flags, Hole and Timeout
+	SendMsg    Action = "sendmsg"    // of Bytes bytes with Flags, Hole and Pieces
+	SetOption  Action = "setsockopt" // Name of Level to Bytes
+	Ioctl      Action = "ioctl"      // Name, again and again until it answers Bytes
+	Completion Action = "completion" // of MSG_ZEROCOPY
 )
 
 // Step is one action on a connection.
@@ -41,6 +57,15 @@ type Step struct {
 	Seed  byte   `json:"seed,omitempty"`
 	Text  string `json:"text,omitempty"`
 	Gate  string `json:"gate,omitempty"`
+
+	Sizes   []int         `json:"sizes,omitempty"`
+	Count   int           `json:"count,omitempty"`
+	Flags   int           `json:"flags,omitempty"`   // MSG_*
+	Hole    int           `json:"hole,omitempty"`    // number of the buffer's page that cannot be touched, from 1; 0: none
+	Pieces  int           `json:"pieces,omitempty"`  // into which the buffer is cut; 0: one
+	Timeout time.Duration `json:"timeout,omitempty"` // SO_RCVTIMEO
+	Level   int           `json:"level,omitempty"`
+	Name    int           `json:"name,omitempty"`
 }
 
 // Report is what one end saw of a whole connection.
@@ -50,8 +75,14 @@ type Report struct {
 	Received    int64         `json:"received"`
 	ReceivedSum string        `json:"received_sum"`
 	FloodErrno  syscall.Errno `json:"flood_errno,omitempty"` // what ended a Flood
-	Errno       syscall.Errno `json:"errno,omitempty"`       // of Failure, if it has one
-	Failure     string        `json:"failure,omitempty"`     // the step that failed and why; later steps did not run
+
+	SentMessages     []int  `json:"sent_messages,omitempty"` // their sizes
+	ReceivedMessages []int  `json:"received_messages,omitempty"`
+	ReceivedEOR      int    `json:"received_eor,omitempty"` // how many of them with MSG_EOR
+	Calls            []Call `json:"calls,omitempty"`
+
+	Errno   syscall.Errno `json:"errno,omitempty"`   // of Failure, if it has one
+	Failure string        `json:"failure,omitempty"` // the step that failed and why; later steps did not run
 }
 
 // Err returns the report's failure as an error.
@@ -104,6 +135,7 @@ type runner struct {
 	wait           func(gate string)
 	sent, received hash.Hash
 	report         Report
+	message        []byte // the last one received, and room for the largest
 }
 
 func (r *runner) step(s Step) error {
@@ -129,6 +161,26 @@ func (r *runner) step(s Step) error {
 	case Wait:
 		r.wait(s.Gate)
 		return nil
+	case SendMessages:
+		return r.sendMessages(s)
+	case ReceiveMessages:
+		return r.receiveMessages(s.Count)
+	case DrainMessages:
+		return r.drainMessages()
+	case DuplexMessages:
+		return r.duplexMessages(s)
+	case EchoMessages:
+		return r.echoMessages()
+	case RecvMsg:
+		return r.recvMsg(s)
+	case SendMsg:
+		return r.sendMsg(s)
+	case SetOption:
+		return r.setOption(s)
+	case Ioctl:
+		return r.ioctl(s)
+	case Completion:
+		return r.completion()
 	}
 	return fmt.Errorf("unknown action %q", s.Do)
 }

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// cidSource is where a VM's CID comes from.
+type cidSource struct {
+	cid  uint64 // as last read
+	file string // that holds it; empty where the command line has the number
+}
+
+// parseCIDSource reads a CID, or one out of the file that s names.
+func parseCIDSource(s string) (cidSource, error) {
+	if !filepath.IsAbs(s) {
+		cid, err := parseGuestCID(s)
+		return cidSource{cid: cid}, err
+	}
+	source := cidSource{file: s}
+	return source, source.reload()
+}
+
+// reload reads the file again. On error the source is as before.
+func (s *cidSource) reload() error {
+	text, err := readShort(s.file)
+	if err != nil {
+		return fmt.Errorf("%w; give a CID or the path of a file that holds one", err)
+	}
+	cid, err := parseGuestCID(text)
+	if err != nil {
+		return fmt.Errorf("the file holds %q: %w", text, err)
+	}
+	s.cid = cid
+	return nil
+}
+
+// readShort returns the start of a file, more than any number has digits,
+// without the blanks around it.
+func readShort(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, 64))
+	return strings.TrimSpace(string(text)), err
+}
+
+// parseGuestCID refuses the reserved identifiers (virtio v1.4 §5.10.4) and,
+// since the upper 32 bits of guest_cid are zero, what does not fit the rest.
+func parseGuestCID(s string) (uint64, error) {
+	cid, err := strconv.ParseUint(s, 10, 32)
+	switch {
+	case err != nil:
+		return 0, errors.New("not a 32-bit number; give one from 3 to 4294967294")
+	case cid <= 2 || cid == math.MaxUint32:
+		return 0, errors.New("reserved; give a number from 3 to 4294967294")
+	}
+	return cid, nil
+}

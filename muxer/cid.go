@@ -1,0 +1,64 @@
+package muxer
+
+// guestCID is the guest's address. A driver reads it when it begins and when it
+// handles a TRANSPORT_RESET, so a new one cannot become valid at any time.
+type guestCID struct {
+	configured uint64 // what a driver reads
+	active     uint64 // what packets carry
+	former     uint64 // active until the TRANSPORT_RESET that the driver has yet to handle; else 0
+	left       uint64 // what a driver that goes on goes by: that of the last session, or of a state; 0 if unknown
+}
+
+// belongs reports whether the guest sends packets with the source cid.
+func (c *guestCID) belongs(cid uint64) bool {
+	return cid == c.active || c.former != 0 && cid == c.former
+}
+
+// SetGuestCID changes the address that a driver reads. Without a driver it is
+// valid at once. With one and an event ring, its connections end, and the address
+// becomes valid with the TRANSPORT_RESET that tells the driver to read it; without
+// the ring, when a driver begins anew.
+func (m *Muxer) SetGuestCID(cid uint64) {
+	if cid == m.cid.configured {
+		return
+	}
+	m.cid.configured = cid
+	m.log.WithField("guest_cid", cid).Info("guest CID is configured")
+	if m.met {
+		m.tellCID()
+	} else {
+		m.useCID(cid)
+	}
+	m.showCID()
+}
+
+// tellCID has the driver read its address again, if it is not the active one and
+// there is a way to tell.
+func (m *Muxer) tellCID() {
+	if m.cid.configured != m.cid.active && m.events.there {
+		m.endForReset()
+		m.tellLosses()
+	}
+}
+
+// useCID makes cid the valid address.
+func (m *Muxer) useCID(cid uint64) {
+	m.cid.former = 0
+	if cid != m.cid.active {
+		m.cid.active = cid
+		if log, ok := m.sites.cid.Entry(m.log, m.loop.Now()); ok {
+			log.WithField("guest_cid", cid).Info("guest CID is active")
+		}
+	}
+	m.showCID()
+}
+
+// showCID keeps the gauges.
+func (m *Muxer) showCID() {
+	m.stats.GuestCID.Set(int64(m.cid.active))
+	pending := m.cid.configured
+	if pending == m.cid.active {
+		pending = 0
+	}
+	m.stats.PendingCID.Set(int64(pending))
+}
