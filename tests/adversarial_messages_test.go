@@ -383,6 +383,15 @@ var messageInputs = []input{
 		b.mustWorkAsBefore(g, c)
 		b.powerOff()
 	}},
+	closes("48 log-base size 0", logBase(0, 0)),
+	closes("48 log-base size of everything", logBase(math.MaxUint64, 0)),
+	closes("48 log-base off beyond", logBase(page, page)),
+	closes("48 log-base off + size overflow", logBase(page, math.MaxUint64-page+1)),
+	closes("48 log-base fd short", logBase(page+1, 0)),
+	closes("48 log-base fd missing", raw(vhostuser.MsgSetLogBase, 1, 16, make([]byte, 16))),
+	harmless("48 log-base off unaligned", func(b *board) {
+		b.frontend.SetLogBase(vhostusertest.NewDirtyLog(b.t, 4*page, 100))
+	}),
 	harmless("50 config off 0xffffffff size 0xffffffff", config(math.MaxUint32, math.MaxUint32, 0, nil)),
 	harmless("50 config off 4 size 8", config(4, 8, 8, make([]byte, 8))),
 	harmless("50 config size 0", config(0, 0, 0, nil)),
@@ -415,6 +424,11 @@ var straddling = []message{
 	placed(func(a *vhostuser.VringAddr) { a.Desc = top }),
 	placed(func(a *vhostuser.VringAddr) { a.Avail = math.MaxUint64 - 1 }),
 	placed(func(a *vhostuser.VringAddr) { a.Used = math.MaxUint64 - 3 }),
+}
+
+// logBase passes a page as the log.
+func logBase(size, offset uint64) func(*board) {
+	return raw(vhostuser.MsgSetLogBase, 1, 16, vhostuser.LogRegion{Size: size, Offset: offset}.AppendTo(nil), aPage)
 }
 
 // config asks for a part of the config space. Unless want is what it must be, the
@@ -535,13 +549,13 @@ var (
 		unix.Close(r)
 		return w, err
 	})
-	// A reader that nobody holds any more goes only when its writer goes: it is in
-	// flight with it.
+	anEmptyPipe = func(t testing.TB) int {
+		r, w := pipeOf(t)
+		t.Cleanup(func() { unix.Close(r); unix.Close(w) })
+		return r
+	}
 	fullPipe = func(t testing.TB) int {
-		r, w, err := pipe()
-		if err != nil {
-			t.Fatal(err)
-		}
+		r, w := pipeOf(t)
 		t.Cleanup(func() { unix.Close(r); unix.Close(w) })
 		return fill(t, w)
 	}

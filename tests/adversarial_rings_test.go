@@ -120,11 +120,18 @@ var queueLabels = []string{`queue="rx"`, `queue="tx"`}
 // trial boots a driver with an open connection.
 func (h *host) trial(ring int) *ringTrial {
 	h.t.Helper()
-	buffers := 64
+	return h.trialOf(vhostusertest.GuestOptions{}, ring)
+}
+
+func (h *host) trialOf(o vhostusertest.GuestOptions, ring int) *ringTrial {
+	h.t.Helper()
+	b := h.plug(h.t, vhostusertest.QEMU10, o)
+	b.options.Buffers = 64
 	if ring == rx {
-		buffers = -1 // what the trial posts is all there is
+		b.options.Buffers = -1 // what the trial posts is all there is
 	}
-	b, d := h.bare(h.t, muxertest.Options{Buffers: buffers})
+	b.peer.Start()
+	d := b.driver()
 	x := &ringTrial{board: b, driver: d, broken: anEventfd(h.t)}
 	b.frontend.SetVringErr(uint32(ring), x.broken)
 	b.frontend.Barrier()

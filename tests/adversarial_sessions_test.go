@@ -6,8 +6,11 @@ import (
 	"math"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/vhost-user-vsock/vhost-user-vsock/csm"
 	"github.com/vhost-user-vsock/vhost-user-vsock/muxer/muxertest"
+	"github.com/vhost-user-vsock/vhost-user-vsock/tests/vm"
 	"github.com/vhost-user-vsock/vhost-user-vsock/vhostuser"
 	"github.com/vhost-user-vsock/vhost-user-vsock/vhostuser/vhostusertest"
 	"github.com/vhost-user-vsock/vhost-user-vsock/virtqueue/virtqueuetest"
@@ -100,6 +103,97 @@ var sessionInputs = concat([]input{
 		b.mustWork(kib)
 		b.powerOff()
 	}},
+	{"49 log too small for memory", func(h *host) {
+		b := h.migration()
+		b.frontend.SetLogBase(vhostusertest.NewDirtyLog(h.t, 8, 0)) // none of the guest's pages
+		lost := h.metric("dirty_log_lost_pages_total")
+		b.mustWork(64 * kib)
+		b.powerOff()
+		b.frontend.Close()
+		vm.Eventually(h.t, patience, "lost pages are counted", func() bool { return h.metric("dirty_log_lost_pages_total") > lost })
+	}},
+	{"49 log that shrinks", func(h *host) {
+		b := h.migration()
+		log := vhostusertest.NewDirtyLog(h.t, 4*page, 0)
+		b.frontend.SetLogBase(log)
+		_, c := b.dial()
+		log.Shrink(h.t)
+		mustWrite(h.t, c, []byte("this marks a page"))
+		b.frontend.WaitClosed()
+		mustEndAt(h.t, c)
+		b.powerOff()
+	}},
+	{"49 log replaced under traffic", func(h *host) {
+		b := h.migration()
+		g, c := b.dial()
+		done := background(func() bool {
+			converse(b.t, c, g, both(4*mib, 1), both(4*mib, 2))
+			return true
+		})
+		for range 200 {
+			b.frontend.SetLogBase(vhostusertest.NewDirtyLog(h.t, 4*page, 0))
+		}
+		done()
+		b.powerOff()
+	}},
+	loads("52 device-state load garbage", func(w int) { unix.Write(w, bytesOf(page)) }),
+	loads("52 device-state load nothing", func(int) {}),
+	loads("52 device-state load 1 GiB", func(w int) {
+		for err := error(nil); err == nil; { // until it reads no more
+			_, err = unix.Write(w, make([]byte, 64*kib))
+		}
+	}),
+	{"52 device-state through what is no channel", func(h *host) {
+		b := h.plug(h.t, stateful, vhostusertest.GuestOptions{})
+		for _, direction := range []uint32{vhostuser.TransferSave, vhostuser.TransferLoad} {
+			for name, fd := range map[string]func(testing.TB) int{
+				"directory": opened("/"), "file": aPage, "epoll": anEpoll, "read-only device": opened("/dev/null"), "dead pipe": deadPipe, "broken pipe": brokenPipe,
+			} {
+				if b.frontend.SetDeviceStateFd(direction, vhostuser.TransferStopped, fd(h.t)) != vhostusertest.TransferAccepted {
+					continue
+				}
+				if b.frontend.CheckDeviceState() == 0 {
+					h.t.Errorf("direction %d through a %s: success", direction, name)
+				}
+			}
+		}
+		b.start()
+		b.mustWork(kib)
+		b.powerOff()
+	}},
+	{"52 device-state of no kind, without a descriptor, unasked for", func(h *host) {
+		b := h.plug(h.t, stateful, vhostusertest.GuestOptions{})
+		for _, code := range []uint64{
+			b.frontend.SetDeviceStateFd(2, 0, anEventfd(h.t)),
+			b.frontend.SetDeviceStateFd(0, 1, anEventfd(h.t)),
+			b.frontend.SetDeviceStateFd(math.MaxUint32, math.MaxUint32, anEventfd(h.t)),
+			b.frontend.SetDeviceStateFd(0, 0),
+			b.frontend.CheckDeviceState() | vhostusertest.TransferAccepted,
+		} {
+			if code&0xff == 0 || code&vhostusertest.TransferAccepted == 0 {
+				h.t.Errorf("answered by 0x%x", code)
+			}
+		}
+		b.start()
+		if code := b.frontend.SetDeviceStateFd(vhostuser.TransferSave, 0, anEventfd(h.t)); code&0xff == 0 {
+			h.t.Errorf("a running device's state is answered by 0x%x", code)
+		}
+		b.mustWork(kib)
+		b.powerOff()
+	}},
+	{"52 device-state, and the frontend leaves", func(h *host) {
+		b := h.plug(h.t, stateful, vhostusertest.GuestOptions{})
+		r, w := pipeOf(h.t)
+		if code := b.frontend.SetDeviceStateFd(vhostuser.TransferLoad, 0, r); code != vhostusertest.TransferAccepted {
+			h.t.Fatalf("answered by 0x%x", code)
+		}
+		h.t.Cleanup(func() { unix.Close(r); unix.Close(w) })
+		unix.Write(w, []byte("half"))
+		b.frontend.Write(vhostusertest.Message(vhostuser.MsgCheckDeviceState, vhostuser.FlagNeedReply, nil))
+		h.mustIdle()
+		b.frontend.Close()
+		h.await(0, "frontend_attached")
+	}},
 	{"53 rem-while-running", func(h *host) {
 		b := h.boot(h.t)
 		g, c := b.dial()
@@ -182,6 +276,50 @@ var sessionInputs = concat([]input{
 		b.powerOff()
 	}},
 }, vanishingInputs())
+
+// stateful is a frontend that can save and load the device's state, and log.
+func stateful(f *vhostusertest.Frontend, g *vhostusertest.Guest) vhostusertest.Peer {
+	return vhostusertest.NewCloudHypervisor(f, g)
+}
+
+// migration boots a guest whose every write is logged.
+func (h *host) migration() *board {
+	b := h.plug(h.t, stateful, vhostusertest.GuestOptions{})
+	b.start()
+	b.peer.(*vhostusertest.CloudHypervisor).StartDirtyLog()
+	return b
+}
+
+// loads passes a state that is none through a pipe. A driver that comes then is
+// served all the same.
+func loads(name string, write func(w int)) input {
+	return input{name, func(h *host) {
+		b := h.plug(h.t, stateful, vhostusertest.GuestOptions{})
+		r, w := pipeOf(h.t)
+		if code := b.frontend.SetDeviceStateFd(vhostuser.TransferLoad, vhostuser.TransferStopped, r); code != vhostusertest.TransferAccepted {
+			h.t.Fatalf("answered by 0x%x", code)
+		}
+		unix.Close(r) // the last reader is the daemon
+		write(w)
+		unix.Close(w)
+		if b.frontend.CheckDeviceState() == 0 {
+			h.t.Error("success")
+		}
+		b.start()
+		b.mustWork(kib)
+		b.powerOff()
+	}}
+}
+
+// pipeOf returns a pipe. Its ends may be closed before the test ends.
+func pipeOf(t testing.TB) (r, w int) {
+	t.Helper()
+	r, w, err := pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r, w
+}
 
 func concat(lists ...[]input) (all []input) {
 	for _, list := range lists {

@@ -26,6 +26,7 @@ var adversarial = map[string][]input{
 	"TestAdversarialMessages":    messageInputs,
 	"TestAdversarialSessions":    sessionInputs,
 	"TestAdversarialRings":       ringInputs,
+	"TestAdversarialPackedRings": packedInputs,
 	"TestAdversarialPackets":     packetInputs,
 	"TestAdversarialConnections": connectionInputs,
 	"TestAdversarialSilence":     silenceInputs,

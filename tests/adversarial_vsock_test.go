@@ -9,6 +9,9 @@ import (
 	"github.com/vhost-user-vsock/vhost-user-vsock/csm"
 	"github.com/vhost-user-vsock/vhost-user-vsock/muxer/muxertest"
 	"github.com/vhost-user-vsock/vhost-user-vsock/tests/vm"
+	"github.com/vhost-user-vsock/vhost-user-vsock/vhostuser"
+	"github.com/vhost-user-vsock/vhost-user-vsock/vhostuser/vhostusertest"
+	"github.com/vhost-user-vsock/vhost-user-vsock/virtqueue/virtqueuetest"
 )
 
 // Packets that break the rules, beside a connection that must not notice.
@@ -286,6 +289,56 @@ var connectionInputs = []input{
 			h.t.Errorf("an RST of type %d", p.Type)
 		}
 	}},
+	{"92 seqpacket endless message", func(h *host) {
+		k, c := h.messages()
+		part := k.message(csm.OpRW, 0)
+		for range window / csm.MaxPayload {
+			k.driver.Send(part, bytesOf(csm.MaxPayload))
+		}
+		expectReset(h.t, k.driver)
+		mustEndAt(h.t, c)
+		h.mustIdle()
+		if n := h.metric("buffered_bytes"); n != 0 {
+			h.t.Errorf("%d bytes of memory hold a message that is over", n)
+		}
+	}},
+	{"92 seqpacket endless message, in packets of a byte", func(h *host) {
+		k, c := h.messages()
+		part := k.message(csm.OpRW, 0)
+		resets := 0
+		for range 4 * window / kib {
+			for !k.driver.TryAdd(part, []byte{1}) {
+				k.driver.Kick()
+			}
+		}
+		k.driver.Kick()
+		for _, p := range k.driver.Barrier() {
+			if p.Op == csm.OpRST {
+				resets++
+			}
+		}
+		h.mustIdle()
+		if n := h.metric("buffered_bytes"); n > window+16*kib {
+			h.t.Errorf("%d bytes of memory for a message of %d", n, 4*window/kib)
+		}
+		k.frontend.Close()
+		if resets == 0 {
+			mustEndAt(h.t, c) // of an incomplete message nothing arrives
+		}
+	}},
+	{"93 zero-length EOM flood", func(h *host) {
+		k, c := h.messages()
+		empty := k.message(csm.OpRW, endOfMessage)
+		answers := k.storm(20_000, func(uint32) csm.Header { return empty })
+		for _, p := range k.driver.Barrier() {
+			answers[p.Op]++
+		}
+		if answers[csm.OpRST] == 0 {
+			h.t.Error("20,000 messages wait for a program that does not read")
+		}
+		h.mustIdle()
+		c.Close()
+	}},
 	lenient("93 zero-length RW stream flood", func(k *talk) {
 		for range 100_000 {
 			k.driver.Add(k.header(lastWordsPort, csm.OpRW), nil)
@@ -324,6 +377,20 @@ var connectionInputs = []input{
 		k.mustCarry(lastWordsPort, c)
 	}},
 	{"97 no rx buffers + tx flood needing replies", repliesWithoutBuffers},
+	{"100 event ring: readable/short/odd-address buffers", eventBuffers},
+	{"100 event ring: never refilled", func(h *host) {
+		b, peer, d := h.eventRing()
+		for range 3 { // each time its connections are lost behind its back
+			peer.Reconnect(h.frontend(h.t))
+			b.memory.Rings[event].ForceKick()
+			h.mustIdle()
+		}
+		port, l := b.listen()
+		d.Send(d.Header(lastWordsPort+1, port, csm.OpRequest), nil)
+		d.Expect(csm.OpResponse)
+		acceptFrom(h.t, l)
+		peer.Frontend.Close()
+	}},
 }
 
 // accepts accepts what comes and keeps it until the test ends.
@@ -515,7 +582,107 @@ func repliesWithoutBuffers(h *host) {
 	}
 }
 
+const (
+	featureSeqpacket = 1 << 1 // VIRTIO_VSOCK_F_SEQPACKET
+	endOfMessage     = 1      // VIRTIO_VSOCK_SEQ_EOM
+)
+
+// messages boots a driver with an open connection of messages.
+func (h *host) messages() (*talk, *net.UnixConn) {
+	h.t.Helper()
+	b := h.plug(h.t, vhostusertest.QEMU10, vhostusertest.GuestOptions{
+		Features: vhostuser.FeatureVersion1 | vhostuser.FeatureEventIdx | vhostuser.FeatureIndirectDesc | featureSeqpacket,
+	})
+	b.peer.Start()
+	k := &talk{board: b, driver: b.driver(), port: newPort()}
+	k.l = h.ListenSeqpacket(h.t, k.port)
+	k.driver.Send(k.message(csm.OpRequest, 0), nil)
+	k.driver.Expect(csm.OpResponse)
+	return k, acceptFrom(h.t, k.l)
+}
+
+// message is a header of the connection of messages.
+func (k *talk) message(op csm.Op, flags uint32) csm.Header {
+	h := k.header(lastWordsPort, op)
+	h.Type, h.Flags = csm.TypeSeqpacket, flags
+	return h
+}
+
+// eventRing boots a driver that has an event ring without a buffer, and an open
+// connection.
+func (h *host) eventRing() (*board, *vhostusertest.CloudHypervisor, *muxertest.Driver) {
+	h.t.Helper()
+	b := h.plug(h.t, stateful, vhostusertest.GuestOptions{})
+	b.peer.Start()
+	d := b.driver()
+	port, l := b.listen()
+	d.Send(d.Header(lastWordsPort, port, csm.OpRequest), nil)
+	d.Expect(csm.OpResponse)
+	acceptFrom(h.t, l)
+	if !d.WaitTx(patience) {
+		h.t.Fatal("the daemon keeps the REQUEST")
+	}
+	return b, b.peer.(*vhostusertest.CloudHypervisor), d
+}
+
+// eventBuffers posts event buffers of which only the last can take an event: those
+// before come back empty.
+func eventBuffers(h *host) {
+	b, peer, _ := h.eventRing()
+	r, mem := b.memory.Rings[event], b.memory.Memory
+	unfit := []virtqueuetest.Segment{
+		{Addr: inRAM, Len: 4},
+		{Addr: inRAM, Len: 0, Write: true},
+		{Addr: inRAM, Len: 1, Write: true},
+		{Addr: inRAM, Len: 3, Write: true},
+	}
+	for _, s := range unfit {
+		r.Add(s)
+	}
+	const odd = inRAM + page + 1
+	copy(mem.Bytes(odd, 4), "xxxx")
+	r.Add(virtqueuetest.Segment{Addr: odd, Len: 1, Write: true}, virtqueuetest.Segment{Addr: odd + 1, Len: 30, Write: true})
+	r.Publish()
+	peer.Reconnect(h.frontend(h.t))
+	for i := range len(unfit) + 1 {
+		var e virtqueuetest.Elem
+		vm.Eventually(h.t, patience, "an event buffer comes back", func() (ok bool) { e, ok = r.Used(); return ok })
+		want := uint32(0)
+		if i == len(unfit) {
+			want = 4
+		}
+		if e.Len != want {
+			h.t.Errorf("buffer %d comes back with %d bytes, not %d", i, e.Len, want)
+		}
+	}
+	if got := mem.Bytes(odd, 4); string(got) != "\x00\x00\x00\x00" {
+		h.t.Errorf("event % x", got)
+	}
+	h.mustIdle()
+	peer.Frontend.Close()
+}
+
 var silenceInputs = []input{
+	{"52 device-state never-closing pipe", func(h *host) {
+		b := h.plug(h.t, stateful, vhostusertest.GuestOptions{})
+		for _, direction := range []uint32{vhostuser.TransferSave, vhostuser.TransferLoad} {
+			failed := h.metric("device_state_transfers_total", `outcome="failed"`)
+			fd := anEmptyPipe(h.t)
+			if direction == vhostuser.TransferSave {
+				fd = fullPipe(h.t)
+			}
+			if code := b.frontend.SetDeviceStateFd(direction, 0, fd); code != vhostusertest.TransferAccepted {
+				h.t.Fatalf("answered by 0x%x", code)
+			}
+			h.await(failed+1, "device_state_transfers_total", `outcome="failed"`)
+			if b.frontend.CheckDeviceState() == 0 {
+				h.t.Error("success")
+			}
+		}
+		b.start()
+		b.mustWork(kib)
+		b.powerOff()
+	}},
 	{"89 close-without-rst peer", func(h *host) {
 		k := h.talk(muxertest.Options{})
 		k.open(lastWordsPort).Close()
