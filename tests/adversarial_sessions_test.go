@@ -147,7 +147,7 @@ var sessionInputs = concat([]input{
 		b := h.plug(h.t, stateful, vhostusertest.GuestOptions{})
 		for _, direction := range []uint32{vhostuser.TransferSave, vhostuser.TransferLoad} {
 			for name, fd := range map[string]func(testing.TB) int{
-				"directory": opened("/"), "file": aPage, "epoll": anEpoll, "read-only device": opened("/dev/null"), "dead pipe": deadPipe, "broken pipe": brokenPipe,
+				"directory": opened("/"), "file": aPage, "read-only device": opened("/dev/null"), "dead pipe": deadPipe, "broken pipe": brokenPipe,
 			} {
 				if b.frontend.SetDeviceStateFd(direction, vhostuser.TransferStopped, fd(h.t)) != vhostusertest.TransferAccepted {
 					continue

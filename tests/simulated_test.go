@@ -39,7 +39,13 @@ type host struct {
 
 func newHost(t testing.TB, args ...string) *host {
 	t.Helper()
-	d := vm.StartDaemon(t, args...)
+	return newHostBy(t, `exec "$@"`, args...)
+}
+
+// newHostBy is newHost by a script as vm.StartDaemonBy takes it.
+func newHostBy(t testing.TB, script string, args ...string) *host {
+	t.Helper()
+	d := vm.StartDaemonBy(t, script, args...)
 	return &host{Daemon: d, t: t, pid: listenerOf(t, d.UDS)}
 }
 

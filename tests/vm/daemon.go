@@ -33,6 +33,13 @@ const (
 // well by SIGTERM.
 func StartDaemon(t TB, args ...string) *Daemon {
 	t.Helper()
+	return StartDaemonBy(t, `exec "$@"`, args...)
+}
+
+// StartDaemonBy is StartDaemon by a shell's script, which executes "$@" under limits
+// or with files of its own.
+func StartDaemonBy(t TB, script string, args ...string) *Daemon {
+	t.Helper()
 	program, err := daemonProgram()
 	if err != nil {
 		t.Fatalf("build the daemon: %v", err)
@@ -47,7 +54,7 @@ func StartDaemon(t TB, args ...string) *Daemon {
 		args = append(args, "--guest-cid", strconv.Itoa(GuestCID))
 	}
 	args = append(args, "--socket", d.Socket, "--uds-path", d.UDS, "--metrics-addr", addr)
-	d.process = start(t, "daemon", exec.Command(program, args...))
+	d.process = start(t, "daemon", exec.Command("sh", append([]string{"-c", script, "sh", program}, args...)...))
 	t.Cleanup(func() { d.stop(t) })
 	Eventually(t, startLimit, "the daemon's sockets exist", func() bool {
 		select {
