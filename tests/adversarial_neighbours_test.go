@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -96,9 +97,7 @@ func TestAdversarialMemoryBesideANeighbour(t *testing.T) {
 				v := victim.victim(victim.t)
 				way.strike(v)
 				v.frontend.WaitClosed()
-				if n := victim.faded(); n != ended+1 {
-					t.Errorf("%d sessions ended because their memory was gone", n-ended)
-				}
+				vm.Eventually(t, patience, "the session ended because its memory was gone", func() bool { return victim.faded() == ended+1 })
 			})
 			victim.mustServe(t)
 		})
@@ -131,17 +130,18 @@ func within(t testing.TB, h *host, f func()) {
 func (n *neighbour) fadesWhile(t *testing.T, post func(*vanishingVictim) (arrived func() bool)) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	before := n.faded()
-	const sessions, used = 60, 32 // pages that the device uses in any case
+	const sessions, used = 60, 24 // pages that the device uses in any case
 	for i := range sessions {
 		within(t, n.host, func() {
 			v := n.victim(n.t)
 			arrived := post(v)
-			kick := func() {
+			begin := sync.OnceFunc(func() {
+				v.c.Write(bytesOf(32 * page)) // for receive buffers
 				v.memory.Tx().ForceKick()
 				v.memory.Rx().ForceKick()
-			}
+			})
 			if i%2 == 0 {
-				kick()
+				begin()
 				for range rng.IntN(500) { // some microseconds
 					v.memory.Tx().UsedIdx()
 				}
@@ -149,18 +149,22 @@ func (n *neighbour) fadesWhile(t *testing.T, post func(*vanishingVictim) (arrive
 			if err := v.memory.Memory.Shrink(1, page*rng.Int64N(used)); err != nil {
 				t.Fatal(err)
 			}
-			kick()
+			begin()
+			if i%2 == 0 {
+				v.frontend.CloseWrite() // the device may have been faster
+			}
+			v.frontend.WaitClosed()
 			if !arrived() {
 				t.Error("other bytes arrived than were sent")
 			}
 		})
 	}
-	if lost := n.faded() - before; lost < sessions/2 {
-		t.Errorf("%d of %d sessions lost their memory", lost, sessions)
-	} else {
-		t.Logf("%d of %d sessions lost their memory", lost, sessions)
-	}
 	n.mustServe(t)
+	lost := n.faded() - before
+	t.Logf("%d of %d sessions lost their memory", lost, sessions)
+	if lost < sessions/2 {
+		t.Error("those at least whose memory was gone before should have")
+	}
 }
 
 // readPackets has the device read 256 KiB of packets out of fading memory.
@@ -177,8 +181,6 @@ func readPackets(v *vanishingVictim) (arrived func() bool) {
 	}
 	read := background(func() []byte { p, _ := io.ReadAll(v.c); return p })
 	return func() bool {
-		v.frontend.CloseWrite()
-		v.frontend.WaitClosed()
 		return bytes.HasPrefix(data, read())
 	}
 }
@@ -190,10 +192,5 @@ func writePackets(v *vanishingVictim) (arrived func() bool) {
 		r.SetDesc(size-1-i, with(at(fading.GuestAddr+uint64(i)*4*page, 4*page), virtqueuetest.Write, 0))
 		r.Post(size - 1 - i)
 	}
-	v.c.Write(bytesOf(128 * kib))
-	return func() bool {
-		v.frontend.CloseWrite()
-		v.frontend.WaitClosed()
-		return true
-	}
+	return func() bool { return true } // nobody sees what the guest got
 }
