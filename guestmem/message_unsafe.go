@@ -28,6 +28,15 @@ func (b *Buffers) SendTo(fd, from, to int) error {
 	}
 }
 
+// ReceiveFrom fills the ranges with one message of the SOCK_SEQPACKET socket fd and
+// returns its true length: what does not fit is lost. message tells whether there
+// was one at all, provided that SO_PASSCRED is set: every message brings a control
+// message, an empty one too, and end of file brings none. Errors are as for
+// ReadFrom, and EMSGSIZE for more than 1024 ranges.
+func (b *Buffers) ReceiveFrom(fd, from, to int) (n int, message bool, err error) {
+	return b.receive(fd, from, to, unix.MSG_TRUNC)
+}
+
 // PeekFrom is ReceiveFrom, but the message stays in the socket. n is what there is
 // of it behind SO_PEEK_OFF.
 func (b *Buffers) PeekFrom(fd, from, to int) (n int, message bool, err error) {

@@ -314,7 +314,7 @@ func TestSimulatedKilledFrontend(t *testing.T) {
 
 // startFrontend starts a frontend as a process and waits until its guest has
 // published its last words.
-func startFrontend(t *testing.T, h *host, port uint32) (kill func()) {
+func startFrontend(t testing.TB, h *host, port uint32) (kill func()) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], "-test.run=^TestSimulatedFrontendProcess$")
 	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %d", frontendProcess, h.Socket, port))
@@ -413,7 +413,7 @@ func TestSimulatedTermination(t *testing.T) {
 }
 
 // expectReset waits for an RST; CREDIT_UPDATEs may come before it.
-func expectReset(t *testing.T, d *muxertest.Driver) {
+func expectReset(t testing.TB, d *muxertest.Driver) {
 	t.Helper()
 	for {
 		p, ok := d.Recv(patience)

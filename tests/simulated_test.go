@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -38,7 +39,13 @@ type host struct {
 
 func newHost(t testing.TB, args ...string) *host {
 	t.Helper()
-	d := vm.StartDaemon(t, args...)
+	return newHostBy(t, `exec "$@"`, args...)
+}
+
+// newHostBy is newHost by a script as vm.StartDaemonBy takes it.
+func newHostBy(t testing.TB, script string, args ...string) *host {
+	t.Helper()
+	d := vm.StartDaemonBy(t, script, args...)
 	return &host{Daemon: d, t: t, pid: listenerOf(t, d.UDS)}
 }
 
@@ -81,27 +88,41 @@ func (h *host) mustBeAlive() {
 	}
 }
 
-// mustIdle wants the daemon to come to rest: a stretch of time in which it uses
+// mustIdle wants the daemon to come to rest: a stretch of time in which it wants
 // next to no processor. A loop that spins never has one.
 func (h *host) mustIdle() {
 	h.t.Helper()
 	const stretch = 50 * time.Millisecond
 	vm.Eventually(h.t, patience, "the daemon is idle", func() bool {
-		before := h.cpu()
+		before, _ := h.processor()
 		time.Sleep(stretch) // what is measured, nothing is awaited
-		return h.cpu()-before < stretch/10
+		after, runnable := h.processor()
+		return after-before < stretch/10 && !runnable
 	})
 }
 
-// cpu returns the processor time that the daemon has used.
-func (h *host) cpu() time.Duration {
+// processor returns for how long the daemon's threads have run, or have waited for
+// a processor that was busy with others, and whether one of them does so now.
+func (h *host) processor() (wanted time.Duration, runnable bool) {
 	h.t.Helper()
-	const sched = 2 // CPUCLOCK_SCHED of a process: clock_getcpuclockid(3)
-	var ts unix.Timespec
-	if err := unix.ClockGettime(int32(^h.pid<<3|sched), &ts); err != nil {
-		h.t.Fatal("clock of the daemon:", err)
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", h.pid))
+	if err != nil || len(threads) == 0 {
+		h.t.Fatalf("no thread of the daemon: %v", err)
 	}
-	return time.Duration(ts.Nano())
+	for _, thread := range threads {
+		times, err := os.ReadFile(thread + "/schedstat")
+		state, err2 := os.ReadFile(thread + "/stat")
+		if err != nil || err2 != nil {
+			continue // the thread has ended
+		}
+		var ran, waited time.Duration
+		if _, err := fmt.Sscan(string(times), &ran, &waited); err != nil {
+			h.t.Fatalf("%s: %v", thread, err)
+		}
+		wanted += ran + waited
+		runnable = runnable || strings.Contains(string(state), ") R ")
+	}
+	return wanted, runnable
 }
 
 // descriptors returns how many files the daemon has open.
@@ -112,6 +133,21 @@ func (h *host) descriptors() int {
 		h.t.Fatal(err)
 	}
 	return len(entries)
+}
+
+// status returns how many bytes a field of the daemon's /proc/pid/status has.
+func (h *host) status(field string) int {
+	h.t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", h.pid))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	_, line, _ := strings.Cut(string(status), "\n"+field+":")
+	var n int
+	if _, err := fmt.Sscanf(line, "%d kB", &n); err != nil {
+		h.t.Fatalf("%s in the status of the daemon: %v", field, err)
+	}
+	return n * kib
 }
 
 // mappings returns how many pieces of guests' memory the daemon has mapped.
@@ -383,7 +419,7 @@ func (b *board) mustWork(n int64) {
 }
 
 // mustServe has the next frontend and its guest talk.
-func (h *host) mustServe(t *testing.T) {
+func (h *host) mustServe(t testing.TB) {
 	t.Helper()
 	b := h.boot(t)
 	b.mustWork(64 * kib)

@@ -149,16 +149,6 @@ var families = []family{
 		func(s *vmStats) *stats.Counter { return &s.vhostuser.SessionsStarted }),
 	counters("sessions_ended_total", "Sessions that ended, by reason.",
 		func(s *vmStats, put put) { putAll(put, s.vhostuser.SessionsEnded[:], vhostuser.EndReasons[:]) }, "reason"),
-	counter("frontend_requests_total", "Messages to frontends that they had not asked for.",
-		func(s *vmStats) *stats.Counter { return &s.vhostuser.BackendRequests }),
-	counters("state_transfers_total", "Transfers of the device's state, by result.",
-		func(s *vmStats, put put) {
-			put(float64(s.vhostuser.StatesSaved.Load()), "saved")
-			put(float64(s.vhostuser.StatesLoaded.Load()), "loaded")
-			put(float64(s.vhostuser.StateErrors.Load()), "failed")
-		}, "result"),
-	counter("log_pages_lost_total", "Pages written for which the frontend's dirty log has no bit.",
-		func(s *vmStats) *stats.Counter { return &s.vhostuser.LogPagesLost }),
 	counter("messages_total", "vhost-user messages handled.",
 		func(s *vmStats) *stats.Counter { return &s.vhostuser.Messages }),
 	counter("malformed_messages_total", "vhost-user messages refused.",

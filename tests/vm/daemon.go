@@ -33,12 +33,30 @@ const (
 // well by SIGTERM.
 func StartDaemon(t TB, args ...string) *Daemon {
 	t.Helper()
-	dir := tempDir(t)
-	d := &Daemon{
-		Socket: filepath.Join(dir, "vhost.sock"),
-		UDS:    filepath.Join(dir, "vm.vsock"),
-	}
-	d.start(t, args...)
+	d := newDaemon(t)
+	d.start(t, plainly, args...)
+	d.awaitReady(t)
+	return d
+}
+
+// plainly is a script for StartDaemonBy that changes nothing.
+const plainly = `exec "$@"`
+
+// StartDaemonBy is StartDaemon by a shell's script, which executes "$@" under limits
+// or with files of its own. It waits for the sockets only: the script may have taken
+// the log away.
+func StartDaemonBy(t TB, script string, args ...string) *Daemon {
+	t.Helper()
+	d := newDaemon(t)
+	d.start(t, script, args...)
+	Eventually(t, startLimit, "the daemon's sockets exist", func() bool {
+		select {
+		case <-d.process.exited:
+			t.Fatalf("the daemon ended: %v\n%s", d.process.err, d.process.out.text())
+		default:
+		}
+		return exists(d.Socket) && exists(d.UDS) && exists(d.UDS+seqpacketSuffix)
+	})
 	return d
 }
 
@@ -47,10 +65,17 @@ func StartDaemon(t TB, args ...string) *Daemon {
 func (d *Daemon) Restart(t TB, args ...string) {
 	t.Helper()
 	d.process.kill()
-	d.start(t, args...)
+	d.start(t, plainly, args...)
+	d.awaitReady(t)
 }
 
-func (d *Daemon) start(t TB, args ...string) {
+func newDaemon(t TB) *Daemon {
+	t.Helper()
+	dir := tempDir(t)
+	return &Daemon{Socket: filepath.Join(dir, "vhost.sock"), UDS: filepath.Join(dir, "vm.vsock")}
+}
+
+func (d *Daemon) start(t TB, script string, args ...string) {
 	t.Helper()
 	program, err := daemonProgram()
 	if err != nil {
@@ -62,13 +87,17 @@ func (d *Daemon) start(t TB, args ...string) {
 		args = append(args, "--guest-cid", strconv.Itoa(GuestCID))
 	}
 	args = append(args, "--socket", d.Socket, "--uds-path", d.UDS, "--metrics-addr", addr)
-	p := start(t, "daemon", exec.Command(program, args...))
+	p := start(t, "daemon", exec.Command("sh", append([]string{"-c", script, "sh", program}, args...)...))
 	d.process = p
 	t.Cleanup(func() {
 		if d.process == p { // else Restart killed it
 			d.stop(t)
 		}
 	})
+}
+
+func (d *Daemon) awaitReady(t TB) {
+	t.Helper()
 	if _, ok := d.process.out.await("msg=ready", 1, startLimit); !ok {
 		t.Fatalf("the daemon is not ready:\n%s", d.process.out.text())
 	}
