@@ -49,7 +49,7 @@ func (q *Queue) Empty() bool {
 	if q.cfg.Packed {
 		return q.emptyPacked()
 	}
-	return q.nextAvail == q.availIdx && !q.refresh()
+	return !q.refresh()
 }
 
 // Pending returns how many chains the driver has published that were not popped.
