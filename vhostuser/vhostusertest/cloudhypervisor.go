@@ -7,6 +7,9 @@ import "github.com/vhost-user-vsock/vhost-user-vsock/vhostuser"
 type CloudHypervisor struct {
 	*Frontend
 	*Guest
+	// Queues is how many its command line gives the device: 3, or 2 for one
+	// without an event ring.
+	Queues   int
 	offered  uint64
 	protocol vhostuser.ProtocolFeatures
 	log      *DirtyLog // of a migration, nil outside
@@ -24,7 +27,7 @@ const (
 
 // NewCloudHypervisor replays cloud-hypervisor.
 func NewCloudHypervisor(f *Frontend, g *Guest) *CloudHypervisor {
-	return &CloudHypervisor{Frontend: f, Guest: g}
+	return &CloudHypervisor{Frontend: f, Guest: g, Queues: chRings}
 }
 
 func (c *CloudHypervisor) Init() {
@@ -40,7 +43,7 @@ func (c *CloudHypervisor) Init() {
 
 func (c *CloudHypervisor) Start() {
 	c.Frontend.tb.Helper()
-	c.probe(chRings, chRingSize, c.driver(c.offered&chFeatures))
+	c.probe(c.Queues, chRingSize, c.driver(c.offered&chFeatures))
 	c.activate(c.availIdx)
 	// The guest reads its address, word by word.
 	c.GetConfig(0, 4, 0)
