@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/csm"
@@ -42,8 +43,10 @@ func newNeighbour(t *testing.T) *neighbour {
 	if err != nil {
 		t.Fatal(err)
 	}
+	log := logrus.New()
+	log.SetOutput(io.Discard)
 	m, err := muxer.New(muxer.Config{
-		Loop: loop, GuestCID: vm.GuestCID, UDSPath: d.UDS, MaxConnections: 100, MaxBuffered: 16 * mib, OwnSocket: func(string) bool { return false }, Stats: &n.muxer,
+		Loop: loop, Log: log, GuestCID: vm.GuestCID, UDSPath: d.UDS, MaxConnections: 100, MaxBuffered: 16 * mib, OwnSocket: func(string) bool { return false }, Stats: &n.muxer,
 	})
 	if err != nil {
 		t.Fatal(err)
