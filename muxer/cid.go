@@ -7,11 +7,22 @@ type guestCID struct {
 	active     uint64 // what packets carry
 	former     uint64 // active until the TRANSPORT_RESET that the driver has yet to handle; else 0
 	left       uint64 // what a driver that goes on goes by: that of the last session, or of a state; 0 if unknown
+	told       uint64 // what this session's frontend heard last; 0 if it never asked
 }
 
 // belongs reports whether the guest sends packets with the source cid.
 func (c *guestCID) belongs(cid uint64) bool {
 	return cid == c.active || c.former != 0 && cid == c.former
+}
+
+// begun returns what a driver that begins anew has read. QEMU answers it from a
+// copy, which it may not have renewed; frontends with an event ring pass on what
+// the driver asks.
+func (c *guestCID) begun(eventRing bool) uint64 {
+	if c.told != 0 && !eventRing {
+		return c.told
+	}
+	return c.configured
 }
 
 // SetGuestCID changes the address that a driver reads. Without a driver it is

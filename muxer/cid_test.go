@@ -78,6 +78,32 @@ func TestCIDWaitsForANewDriver(t *testing.T) {
 	}
 }
 
+// QEMU asks for the config space once and after each change, if it hears of one: it
+// does not while the rings stand still. A driver that begins meanwhile gets QEMU's
+// copy.
+func TestDriverGoesByWhatItsFrontendHeard(t *testing.T) {
+	t.Parallel()
+	v := newVM(t, options{})
+	var config [8]byte
+	ask := func() { v.do(func() { v.m.Config(config[:]) }) }
+	ask()
+	v.pause()
+	v.do(v.m.Reset)
+	v.setCID(7)
+	v.resume()
+	v.speaksAs(3)
+	ask()
+	v.wantCID(7, 3, 7)
+	v.pause()
+	v.do(v.m.Reset)
+	v.resume()
+	v.wantCID(7, 7, 0)
+	v.endSession()
+	v.setCID(8)
+	v.do(func() { v.m.Attach(); v.startAll() })
+	v.wantCID(8, 8, 0)
+}
+
 // Where no driver is up, there is nothing to wait for.
 func TestCIDWithoutADriver(t *testing.T) {
 	t.Parallel()

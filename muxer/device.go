@@ -40,6 +40,7 @@ func (m *Muxer) Features() uint64 {
 // Config writes the device's configuration space, guest_cid, to the start of p
 // (virtio v1.4 §5.10.4).
 func (m *Muxer) Config(p []byte) {
+	m.cid.told = m.cid.configured
 	var cid [8]byte
 	binary.LittleEndian.PutUint64(cid[:], m.cid.configured)
 	copy(p, cid[:])
@@ -54,7 +55,10 @@ func (m *Muxer) Negotiated(features uint64) {
 }
 
 // Attach tells that a frontend is there: a driver may come up.
-func (m *Muxer) Attach() { m.attached = true }
+func (m *Muxer) Attach() {
+	m.attached = true
+	m.cid.told, m.events.known = 0, false
+}
 
 // Detach tells that the session is over; the rings were stopped before. Every
 // connection ends as by Reset. Which ones the driver believes in is remembered, for
@@ -105,6 +109,7 @@ func (m *Muxer) meetDriver() {
 	m.met = true
 	if !m.lost.goesOn {
 		clear(m.lost.conns)
+		m.useCID(m.cid.begun(m.events.known))
 		return
 	}
 	if m.cid.left != 0 {

@@ -15,6 +15,7 @@ var transportReset [4]byte
 type eventRing struct {
 	q      *virtqueue.Queue // nil while it does not run
 	there  bool             // it ran since the driver came up
+	known  bool             // it ran in this session
 	kicked bool             // buffers may be in it that were not looked at
 	behind int              // buffers that were left behind the last event
 	bufs   guestmem.Buffers
@@ -26,7 +27,7 @@ func (e *eventRing) serves() bool { return e.q != nil && e.q.Broken() == nil }
 // startEvents takes the event ring. Where it comes after the others, a reset may
 // be due already, or a CID wait for one.
 func (m *Muxer) startEvents(q *virtqueue.Queue) {
-	m.events.q, m.events.there, m.events.kicked = q, true, true
+	m.events.q, m.events.there, m.events.known, m.events.kicked = q, true, true, true
 	if m.lost.due {
 		m.holdFor(resetPatience)
 	} else if m.met {
