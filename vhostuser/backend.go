@@ -35,8 +35,9 @@ type backend struct {
 	calls, faults uint32 // due; bit n stands for ring n
 	config        bool   // due
 
-	out    [HeaderSize + vringStateSize]byte // the latest request
-	unsent []byte                            // what fd has not taken of it
+	out    [HeaderSize + vringStateSize]byte
+	latest []byte // the latest request, in out
+	unsent []byte // what fd has not taken of it
 }
 
 func newBackend(s *session) backend { return backend{session: s, fd: -1} }
@@ -45,7 +46,10 @@ func newBackend(s *session) backend { return backend{session: s, fd: -1} }
 // What is due goes to the new one.
 func (b *backend) set(fd int) {
 	b.close()
-	b.fd, b.failed, b.unsent = fd, false, nil
+	b.fd, b.failed = fd, false
+	if len(b.unsent) > 0 {
+		b.unsent = b.latest // from its start
+	}
 	b.flush()
 }
 
@@ -61,7 +65,8 @@ func (b *backend) close() {
 // configChanged sends VHOST_USER_BACKEND_CONFIG_CHANGE_MSG. A frontend without a
 // channel asks when it wants to know.
 func (b *backend) configChanged() {
-	if b.fd >= 0 && b.session.protocol&ProtocolConfig != 0 {
+	const needs = ProtocolBackendReq | ProtocolConfig
+	if b.fd >= 0 && b.session.protocol&needs == needs {
 		b.config = true
 		b.flush()
 	}
@@ -112,28 +117,28 @@ func (b *backend) flush() {
 func (b *backend) next() bool {
 	switch {
 	case b.faults != 0:
-		b.vring(BackendVringErr, &b.faults)
+		b.latest = b.vring(BackendVringErr, &b.faults)
 	case b.calls != 0:
-		b.vring(BackendVringCall, &b.calls)
+		b.latest = b.vring(BackendVringCall, &b.calls)
 	case b.config && !b.session.suspended():
 		b.config = false
-		b.unsent = b.header(BackendConfigChangeMsg, 0)
+		b.latest = b.header(BackendConfigChangeMsg, 0)
 	default:
 		return false
 	}
+	b.unsent = b.latest
 	b.session.server.stats.BackendRequests.Inc()
 	return true
 }
 
-// vring makes the latest request one about the first of rings, which is then
-// no longer due.
-func (b *backend) vring(request BackendRequest, rings *uint32) {
+// vring returns a request about the first of rings, which is then no longer due.
+func (b *backend) vring(request BackendRequest, rings *uint32) []byte {
 	first := VringState{Index: uint32(bits.TrailingZeros32(*rings))}
 	*rings &= *rings - 1
-	b.unsent = first.AppendTo(b.header(request, vringStateSize))
+	return first.AppendTo(b.header(request, vringStateSize))
 }
 
-// header returns the start of the latest request. It has no NEED_REPLY: QEMU
+// header returns the start of a request. It has no NEED_REPLY: QEMU
 // would have to ask for the config space before it could answer.
 func (b *backend) header(request BackendRequest, size uint32) []byte {
 	return Header{Request: Request(request), Flags: FlagVersion, Size: size}.AppendTo(b.out[:0])

@@ -19,6 +19,19 @@ func (b *backend) changeConfig(cid byte) {
 	})
 }
 
+// changes says n times that the config space changed, and returns how many
+// requests the backend made of it.
+func (b *backend) changes(n int) (requests int) {
+	b.t.Helper()
+	before := b.stats.BackendRequests.Load()
+	b.do(func() {
+		for range n {
+			b.server.ConfigChanged()
+		}
+	})
+	return int(b.stats.BackendRequests.Load() - before)
+}
+
 // wantConfigChange fails unless the backend's next request says that the config
 // space changed, and is the last one.
 func (b *backend) wantConfigChange(f *vhostusertest.Frontend) {
@@ -100,11 +113,13 @@ func TestConfigChangedInSilence(t *testing.T) {
 	if f.Requested() {
 		t.Error("told what GET_CONFIG tells")
 	}
-	f.SetProtocolFeatures(vhostuser.ProtocolBackendReq)
-	f.Barrier()
-	b.changeConfig(6)
-	if f.Requested() {
-		t.Error("told without CONFIG")
+	for _, without := range []vhostuser.ProtocolFeatures{vhostuser.ProtocolBackendReq, vhostuser.ProtocolConfig} {
+		f.SetProtocolFeatures(without)
+		f.Barrier()
+		b.changeConfig(6)
+		if f.Requested() {
+			t.Errorf("told with %v only", without)
+		}
 	}
 }
 
@@ -116,25 +131,40 @@ func TestFullChannel(t *testing.T) {
 	f.SetBackendReqFd()
 	f.Barrier()
 	const changes = 2000
-	b.do(func() {
-		for range changes {
-			b.server.ConfigChanged()
-		}
-	})
+	told := b.changes(changes) + 1 // one is due
 	b.traffic(guest, "beside it")
-	told := 0
-	for f.Requested() {
+	if told >= changes {
+		t.Fatalf("told %d times of %d changes", told, changes)
+	}
+	for range told { // nothing but room wakes the backend
 		f.Request()
-		told++
-		f.Barrier() // the loop has seen that there is room
 	}
-	if told < 2 || told >= changes {
-		t.Errorf("told %d times of %d changes", told, changes)
-	}
-	if n := b.stats.BackendRequests.Load(); n != uint64(told) {
-		t.Errorf("%d requests are counted", n)
+	f.Barrier()
+	if f.Requested() {
+		t.Error("told once too often")
 	}
 	b.changeConfig(4)
+	b.wantConfigChange(f)
+}
+
+// What a channel did not take goes to the one that replaces it, also what was on
+// its way.
+func TestReplacedChannel(t *testing.T) {
+	b := newBackend(t)
+	f, _, _ := b.runningPeer()
+	f.SetBackendReqFd()
+	f.Barrier()
+	full := b.changes(2000) // one of them is on its way; another is due
+	for range full + 1 {
+		f.Request()
+	}
+	f.SetBackendReqFd()
+	f.Barrier()
+	if n := b.changes(full); n != full {
+		t.Fatalf("%d changes are %d requests", full, n)
+	}
+	f.SetBackendReqFd()
+	f.Barrier()
 	b.wantConfigChange(f)
 }
 
@@ -169,16 +199,17 @@ func TestDeadChannel(t *testing.T) {
 			}
 			unix.Close(pair[1])
 			if c.full {
-				b.do(func() {
-					for range 2000 {
-						b.server.ConfigChanged()
-					}
-				})
+				b.changes(2000)
 			}
 			before := openFds()
 			unix.Close(pair[0])
 			b.changeConfig(4)
 			b.traffic(guest, "beside it")
+			b.do(func() {
+				if b.server.ChannelPolled() {
+					t.Error("the loop spins on a dead channel")
+				}
+			})
 			if n := openFds(); n != before-1 {
 				t.Errorf("%d descriptors before, %d after", before-1, n)
 			}

@@ -73,6 +73,14 @@ func TestDirtyLogHoldsWhatWasWritten(t *testing.T) {
 		{"received", 5, func() { b.do(func() { b.send(strings.Repeat("x", 2*page)) }) }}, // 3 of the buffer
 		{"sent", 1, func() { b.do(func() { b.server.Kick(tx) }) }},
 		{"stopped and started", 3, func() { ch.Stop(); ch.Resume() }},
+		{"with a queue made anew", 4, func() {
+			ch.SetVringEnable(rx, false)
+			base := ch.GetVringBase(rx)
+			ch.SetVringBase(rx, base)
+			ch.SetVringKick(rx, guest.Rx().KickFd())
+			ch.SetVringEnable(rx, true)
+			b.do(func() { b.send("x") })
+		}},
 	} {
 		rxBuffers(guest, 1, 3*page)
 		guest.Tx().Add(guest.Memory.Out([]byte("x")))

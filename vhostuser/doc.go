@@ -25,9 +25,11 @@
 //	        <---------------------------------------------------------
 //	         ENABLE 0, GET_VRING_BASE, RESET_DEVICE, memory gone, end
 //
-// When a ring stops its position is kept. When rings start, a ring whose
-// addresses, base or used index differ from that position has a driver that
-// began anew, and the device is reset before it sees the ring.
+// With INBAND_NOTIFICATIONS ENABLE 1 does for KICK. When a ring stops its position
+// is kept. When rings start, a ring whose addresses, base or used index differ
+// from that position has a driver that began anew, and the device is reset before
+// it sees the ring; a ring that was in use before the session has a driver that
+// goes on, and the device is told to inherit it.
 //
 // All of it belongs to the goroutine of the event loop.
 package vhostuser

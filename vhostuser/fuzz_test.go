@@ -5,6 +5,7 @@ import (
 	"math"
 	"runtime/debug"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -23,6 +24,9 @@ const (
 	controlRaw       = 0x40 // the payload is sent as it is, without a header
 	controlTrailer   = 0x80 // after this the frontend shrinks its memory
 )
+
+// pause is a request that is not sent: more time passes than any deadline has.
+const pause = 254
 
 type program []byte
 
@@ -54,7 +58,8 @@ func FuzzSession(f *testing.F) {
 
 // play sends a program, serving every message at once.
 func play(t *testing.T, p []byte) {
-	b := prepareBackend(t)
+	b := prepareBackend(t, packed, inBand)
+	b.state = []byte("state")
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -85,9 +90,14 @@ func play(t *testing.T, p []byte) {
 		p = p[4:]
 		payload := p[:min(size, len(p))]
 		p = p[len(payload):]
-		if request == 255 {
+		switch request {
+		case 255:
 			request = math.MaxUint32
+		case pause:
+			b.server.Expire(b.loop.Now() + time.Hour)
+			continue
 		}
+		b.server.ConfigChanged()
 		var raw []byte
 		if control&controlRaw == 0 {
 			h := vhostuser.Header{Request: request, Flags: vhostuser.FlagVersion, Size: uint32(len(payload))}
@@ -198,7 +208,7 @@ func seeds() []program {
 	negotiate := program(nil).
 		message(0, vhostuser.MsgGetFeatures, nil).
 		message(0, vhostuser.MsgGetProtocolFeatures, nil).
-		message(need, vhostuser.MsgSetProtocolFeatures, u64(0xa229)).
+		message(need, vhostuser.MsgSetProtocolFeatures, u64(0x8a22b)).
 		message(need, vhostuser.MsgGetQueueNum, nil).
 		message(need|oneFd, vhostuser.MsgSetBackendReqFd, nil).
 		message(need, vhostuser.MsgSetOwner, nil).
@@ -219,6 +229,36 @@ func seeds() []program {
 		}
 		return p
 	}
+	migration := func(p program) program {
+		log := vhostuser.LogRegion{Size: 100, Offset: 8}.AppendTo(nil)
+		addr := vhostuser.VringAddr{Flags: vhostuser.VringFlagLog, Desc: base, Avail: base + 0x4000, Used: base + 0x8000, Log: 0x108000}
+		return p.
+			message(need|oneMem, vhostuser.MsgSetLogBase, log).
+			message(need|oneFd, vhostuser.MsgSetLogFd, nil).
+			message(need, vhostuser.MsgSetFeatures, u64(offered|vhostuser.FeatureProtocolFeatures|vhostuser.FeatureLogAll)).
+			message(need, vhostuser.MsgSetVringAddr, addr.AppendTo(nil)).
+			message(need|oneMem, vhostuser.MsgSetLogBase, log)
+	}
+	transfer := func(p program, direction uint32, fds byte) program {
+		return p.
+			message(fds, vhostuser.MsgSetDeviceStateFd, vhostuser.DeviceState{Direction: direction}.AppendTo(nil)).
+			message(0, vhostuser.MsgCheckDeviceState, nil).
+			message(0, vhostuser.MsgGetFeatures, nil).
+			message(0, pause, nil)
+	}
+	const inBandProtocol = vhostuser.ProtocolReplyAck | vhostuser.ProtocolBackendReq | vhostuser.ProtocolInBandNotifications
+	umlPacked := program(nil).
+		message(need, vhostuser.MsgSetProtocolFeatures, u64(uint64(inBandProtocol))).
+		message(need|onePipe, vhostuser.MsgSetBackendReqFd, nil).
+		message(need, vhostuser.MsgSetFeatures, u64(packedFeatures)).
+		message(need|oneMem, vhostuser.MsgSetMemTable, table).
+		message(need, vhostuser.MsgSetVringNum, state(1, 5)).
+		message(need, vhostuser.MsgSetVringBase, state(1, 0)).
+		message(need, vhostuser.MsgSetVringAddr, vhostuser.VringAddr{Index: 1, Desc: base, Avail: base + 0x4000, Used: base + 0x8000}.AppendTo(nil)).
+		message(need, vhostuser.MsgSetVringEnable, state(1, 1)).
+		message(need, vhostuser.MsgVringKick, state(1, 0)).
+		message(need, vhostuser.MsgSetVringEnable, state(1, 0)).
+		message(need, vhostuser.MsgGetVringBase, state(1, 0))
 	withTable := rings(append(program(nil), negotiate...).message(need|oneMem, vhostuser.MsgSetMemTable, table))
 	withSlots := rings(append(program(nil), negotiate...).
 		message(need, vhostuser.MsgGetMaxMemSlots, nil).
@@ -235,6 +275,13 @@ func seeds() []program {
 		append(program(nil), withTable...).
 			message(need|controlTrailer|oneMem, vhostuser.MsgSetMemTable, table).
 			message(need, vhostuser.MsgSetVringEnable, state(1, 0)),
+		migration(append(program(nil), withTable...)).
+			message(need|controlTrailer, vhostuser.MsgResetDevice, nil),
+		umlPacked,
+		transfer(append(program(nil), negotiate...), vhostuser.TransferSave, onePipe), // to the end that reads
+		transfer(append(program(nil), negotiate...), vhostuser.TransferSave, 1|3<<2),
+		transfer(append(program(nil), negotiate...), vhostuser.TransferLoad, onePipe),
+		transfer(append(program(nil), negotiate...), vhostuser.TransferLoad, oneFd),
 		program(nil).message(controlRaw, 0, golden.getFeatures),
 		program(nil).message(controlRaw, 0, golden.getConfig),
 		program(nil).message(controlRaw, 0, golden.setVringCall),

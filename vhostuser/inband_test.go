@@ -47,6 +47,15 @@ func TestInBandRingsAreNotPatrolled(t *testing.T) {
 	if b.untended() {
 		t.Error("the ring is looked at although it can be kicked")
 	}
+	// Stopped, it is forgotten how the ring was kicked.
+	f.SetVringKick(tx, -1)
+	f.SetVringBase(tx, f.GetVringBase(tx))
+	f.SetVringEnable(tx, true)
+	f.Barrier()
+	if b.untended() {
+		t.Error("the ring is looked at although it is kicked by message")
+	}
+	b.traffic(guest, "kicked by message again")
 }
 
 // UML waits for the acknowledgement of its kick with interrupts off: it does not
@@ -77,6 +86,25 @@ func TestInBandKicksAreAcknowledgedBesideAFullChannel(t *testing.T) {
 		t.Errorf("%d calls for %d chains", calls, chains)
 	}
 	b.traffic(guest, "after it")
+}
+
+// A frontend that declines an interrupt polls, and wants no message instead.
+func TestInBandCallsAreDeclined(t *testing.T) {
+	b := newBackend(t, inBand)
+	f, guest := b.inBandPeer()
+	f.SetVringCall(tx, -1)
+	f.SetVringErr(tx, -1)
+	f.Barrier()
+	guest.Tx().ArmInterrupt()
+	guest.Tx().Add(guest.Memory.Out([]byte("x")))
+	guest.Tx().Publish()
+	guest.Kick(tx)
+	guest.Tx().SetAvailIdx(1000) // breaks the ring
+	guest.Kick(tx)
+	if f.Requested() {
+		request, _ := f.Request()
+		t.Errorf("request %d came", request)
+	}
 }
 
 // QEMU acknowledges the feature and passes descriptors all the same.

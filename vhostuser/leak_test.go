@@ -19,7 +19,7 @@ func TestThousandSessions(t *testing.T) {
 			peer := vhostusertest.Peers[i%len(vhostusertest.Peers)].New(f, own)
 			peer.Init()
 			peer.Start()
-			switch i % 5 {
+			switch i % 7 {
 			case 0:
 				peer.Shutdown()
 			case 1:
@@ -31,6 +31,15 @@ func TestThousandSessions(t *testing.T) {
 				f.Tell(vhostuser.Request(4711), []byte("with descriptors"), own.Fds()[0], own.Tx().KickFd())
 				f.WaitClosed()
 			case 4:
+				f.SetProtocolFeatures(f.GetProtocolFeatures())
+				f.SetLogBase(vhostusertest.NewDirtyLog(t, 1024, 0))
+				f.Close()
+			case 5:
+				f.SetProtocolFeatures(f.GetProtocolFeatures())
+				peer.Stop()
+				f.SetDeviceStateFd(load, stopped, own.Tx().KickFd()) // never ends
+				f.Close()
+			case 6:
 				f.Write(vhostusertest.Message(vhostuser.MsgSetMemTable, 0, make([]byte, 8+64))[:30], own.Fds()[0])
 				f.Close()
 			}

@@ -96,12 +96,12 @@ func (s *session) setBackendReqFd(m *message) error {
 	if len(m.fds) == 0 {
 		return errNoDescriptor
 	}
-	if err := s.notifies(m.fds[0]); err != nil {
+	if err := s.pollable(m.fds[0]); err != nil {
 		return err
 	}
 	s.backend.set(m.takeFd())
 	for _, r := range s.rings {
-		if r.running && !r.call.present() {
+		if r.running && r.viaMessage(&r.call) {
 			r.interrupt() // what went into a former channel may be lost
 		}
 	}

@@ -9,8 +9,9 @@ import (
 // notifier is a descriptor through which the two sides wake each other: mostly
 // an eventfd, with UML one end of a socket pair. It is non-blocking.
 type notifier struct {
-	fd     int      // owned, -1 if there is none
-	counts [64]byte // what drain reads, here so that it is not allocated each time
+	fd       int      // owned, -1 if there is none
+	declined bool     // the frontend said that there is none: one side polls
+	counts   [64]byte // what drain reads, here so that it is not allocated each time
 }
 
 func (n *notifier) present() bool { return n.fd >= 0 }
@@ -18,10 +19,12 @@ func (n *notifier) present() bool { return n.fd >= 0 }
 // set takes ownership of fd, which may be -1, and closes the former one.
 func (n *notifier) set(fd int) {
 	n.drop()
-	n.fd = fd
+	n.fd, n.declined = fd, fd < 0
 }
 
+// drop closes the descriptor, and forgets what was said of it.
 func (n *notifier) drop() {
+	n.declined = false
 	if n.present() {
 		unix.Close(n.fd)
 		n.fd = -1

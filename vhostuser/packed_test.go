@@ -243,3 +243,24 @@ func TestLayoutChanges(t *testing.T) {
 	r.expect("start 1")
 	r.use(tx, 20)
 }
+
+// The 0 that a split ring answered says nothing of a packed one.
+func TestLayoutChangesToPacked(t *testing.T) {
+	r := newPacked(t)
+	r.SetFeatures(packedFeatures &^ vhostuser.FeatureRingPacked)
+	packed := r.options
+	r.options = virtqueuetest.Options{Size: 8, EventIdx: true}
+	r.rings[tx] = virtqueuetest.NewRing(t, r.memory, r.options)
+	r.setup(tx, 0)
+	r.enable(true, tx)
+	r.enable(false, tx)
+	if got := r.GetVringBase(tx); got != 0 {
+		t.Errorf("base 0x%x", got)
+	}
+	r.SetFeatures(packedFeatures)
+	r.options = packed
+	r.rings[tx] = virtqueuetest.NewRing(t, r.memory, r.options)
+	r.setup(tx, 0)
+	r.enable(true, tx)
+	r.use(tx, packedSize+1)
+}

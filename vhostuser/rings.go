@@ -90,7 +90,7 @@ func (s *session) setVringBase(m *message) error {
 		return fmt.Errorf("%w: base %d", errNumber, base)
 	}
 	r.forget()
-	r.base, r.literal = base, r.answered
+	r.base.set(base)
 	return nil
 }
 
@@ -105,9 +105,7 @@ func (s *session) getVringBase(m *message) ([]byte, error) {
 	r.started = false
 	r.kick.drop()
 	r.call.drop()
-	base := r.first()
-	r.answered = s.packed() && base == 0
-	return VringState{Index: uint32(r.index), Num: base}.AppendTo(nil), nil
+	return VringState{Index: uint32(r.index), Num: r.base.answer(s.packed())}.AppendTo(nil), nil
 }
 
 func (s *session) setVringEnable(m *message) error {
@@ -197,16 +195,16 @@ func (s *session) vringFd(m *message) (*vring, int, error) {
 	case len(m.fds) == 0:
 		return nil, -1, errNoDescriptor
 	}
-	if err := s.notifies(m.fds[0]); err != nil {
+	if err := s.pollable(m.fds[0]); err != nil {
 		return nil, -1, err
 	}
 	return r, m.takeFd(), nil
 }
 
-// notifies checks that fd can be polled, as eventfds, pipes and sockets can, and
+// pollable checks that fd can be polled, as eventfds, pipes and sockets can, and
 // makes it non-blocking: UML passes blocking ones. Nothing else may be read or
 // written on the loop.
-func (s *session) notifies(fd int) error {
+func (s *session) pollable(fd int) error {
 	if err := s.server.loop.Add(fd, 0, s); err != nil {
 		return err
 	}

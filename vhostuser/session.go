@@ -31,8 +31,8 @@ type session struct {
 	backend    backend
 	transfer   *transfer // the latest whose outcome was not asked for, nil if none
 
-	// used says that a ring has run since the device was last reset, so that a
-	// driver may have state to lose.
+	// used says that a ring has run, or state was loaded, since the device was last
+	// reset, so that a driver may have state to lose.
 	used bool
 	// inherited says that the device knows that its driver is older than the session.
 	inherited bool

@@ -68,7 +68,7 @@ func (s *session) beginTransfer(m *message) error {
 	case s.transferring():
 		return errTransferRunning
 	}
-	if err := s.notifies(m.fds[0]); err != nil {
+	if err := s.pollable(m.fds[0]); err != nil {
 		return err
 	}
 	t := &transfer{
@@ -176,12 +176,21 @@ func (t *transfer) close() {
 	}
 }
 
-// loadState gives the device a state, if no driver uses it meanwhile.
+// loadState gives the device a state, if no driver uses it meanwhile. The driver
+// of that state comes from elsewhere, so where rings stopped says nothing of it.
 func (s *session) loadState(state []byte) error {
 	if s.running() {
 		return errRunning
 	}
-	return s.server.device.LoadState(state)
+	if err := s.server.device.LoadState(state); err != nil {
+		return err
+	}
+	s.used = true
+	for _, r := range s.rings {
+		r.forget()
+		r.left, r.ran = nil, false
+	}
+	return nil
 }
 
 // transferred counts and logs the end of a transfer.

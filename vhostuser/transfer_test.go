@@ -187,6 +187,45 @@ func TestTransferWhileRunning(t *testing.T) {
 	b.traffic(guest, "after it")
 }
 
+// A state that is loaded where rings have run is another driver's, wherever they
+// stopped: that driver goes on, until it says that it begins anew.
+func TestLoadReplacesTheDriver(t *testing.T) {
+	r := newRaw(t)
+	r.setup(rx, 0)
+	r.setup(tx, 0)
+	r.enable(true, rx, tx)
+	r.use(rx, 3)
+	r.use(tx, 5)
+	r.enable(false, rx, tx)
+	if code := r.LoadState([]byte("another driver's")); code != 0 {
+		t.Fatalf("loaded with %d", code)
+	}
+	r.events()
+	for i := range r.rings {
+		r.fresh(i)
+		r.rings[i].SetUsedIdx(7)
+	}
+	r.setup(rx, 7)
+	r.setup(tx, 7)
+	r.enable(true, rx)
+	r.expect("inherit", "start 0")
+	r.enable(true, tx)
+	r.expect("start 1")
+}
+
+// A driver that begins anew loses a state that was loaded, too.
+func TestResetDeviceAfterLoad(t *testing.T) {
+	b := newBackend(t)
+	f := b.negotiated()
+	f.NeedReply = true
+	if code := f.LoadState([]byte("state")); code != 0 {
+		t.Fatalf("loaded with %d", code)
+	}
+	f.ResetDevice()
+	f.ResetDevice()
+	b.expect("attach", "negotiated", "load", "reset")
+}
+
 // A transfer's outcome is told once, and is that of the latest.
 func TestTransferOutcome(t *testing.T) {
 	b := newBackend(t)

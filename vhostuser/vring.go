@@ -1,8 +1,6 @@
 package vhostuser
 
 import (
-	"encoding/binary"
-
 	"golang.org/x/sys/unix"
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/guestmem"
@@ -18,10 +16,8 @@ type vring struct {
 	parts   ringParts // VHOST_USER_SET_VRING_ADDR
 	placed  bool      // that message came
 	log     ringLog   // VHOST_USER_SET_VRING_ADDR
-	base    uint32    // VHOST_USER_SET_VRING_BASE, then where the queue stopped; see first
+	base    ringBase  // VHOST_USER_SET_VRING_BASE, then where the queue stopped
 	started bool      // a kick, or the means to kick, came, and no VHOST_USER_GET_VRING_BASE since
-	literal bool      // base 0 is a position in a packed ring
-	patrol  bool      // VHOST_USER_SET_VRING_KICK said that nobody will kick
 	enabled bool      // VHOST_USER_SET_VRING_ENABLE
 
 	kick, call, fault notifier // VHOST_USER_SET_VRING_KICK, _CALL, _ERR
@@ -32,24 +28,9 @@ type vring struct {
 	logged  virtqueue.Log    // by queue
 	resumes bool             // queue has run: it goes on when the ring does
 	running bool             // the device has queue
-	ran     bool             // the ring has run in this session
-
-	answered bool      // the latest answer to VHOST_USER_GET_VRING_BASE was 0, of a packed ring
-	left     *position // where the ring last stopped; nil if there is nothing to go on with
+	ran     bool             // the ring has run in this session, with the device's present state
+	left    *position        // where the ring last stopped; nil if there is nothing to go on with
 }
-
-// position is where a ring stands. A driver that goes on after a pause finds its
-// ring as it left it; one that began anew does not.
-type position struct {
-	shape shape
-	parts ringParts
-	base  uint32
-	used  uint16 // used.idx, which a packed ring does not have
-}
-
-// packedFirst is the base of a packed ring that was not used yet: slot 0 twice,
-// and both wrap counters are 1 (virtio v1.4 §2.8.1).
-const packedFirst = 1<<31 | 1<<15
 
 func newVring(s *session, index int) *vring {
 	none := notifier{fd: -1}
@@ -57,19 +38,6 @@ func newVring(s *session, index int) *vring {
 }
 
 func (r *vring) shape() shape { return shape{r.size, r.session.packed()} }
-
-// first returns where the ring's queue is to begin. In a packed ring 0 is a place
-// in some later lap, but UML, which never asks where a ring stopped, says 0 of
-// each ring that begins.
-func (r *vring) first() uint32 {
-	if r.fresh() {
-		return packedFirst
-	}
-	return r.base
-}
-
-// fresh reports whether base says of a packed ring that it begins.
-func (r *vring) fresh() bool { return r.session.packed() && r.base == 0 && !r.literal }
 
 // layout returns what the ring's queue is to be made of.
 func (r *vring) layout(memory *guestmem.Table) (cfg virtqueue.Config, ok bool) {
@@ -101,7 +69,7 @@ func (r *vring) open() {
 	}
 	s := r.session
 	r.config, _ = r.layout(s.memory)
-	queue, err := virtqueue.New(s.memory, r.config, r.first())
+	queue, err := virtqueue.New(s.memory, r.config, r.base.first(r.config.Packed))
 	if err != nil {
 		r.started = false
 		r.broken(err)
@@ -130,18 +98,6 @@ func (r *vring) relog() {
 	}
 }
 
-// inherited reports whether the ring was in use before the session: it has not
-// run yet, and its queue is not where a driver begins.
-func (r *vring) inherited() bool {
-	switch {
-	case r.queue == nil || r.ran:
-		return false
-	case r.config.Packed:
-		return r.queue.Base() != packedFirst
-	}
-	return r.queue.Base() != 0 || r.queue.UsedIdx() != 0
-}
-
 // start hands the ring to the device, if open was able to make its queue.
 func (r *vring) start() {
 	if r.queue == nil {
@@ -167,22 +123,26 @@ func (r *vring) broken(err error) {
 	if log, ok := s.server.limits.broken.Entry(s.log, s.server.loop.Now()); ok {
 		log.WithError(err).WithField("queue", r.index).WithField("reason", reason.String()).Warn("ring is broken")
 	}
-	switch {
-	case r.fault.present():
-		r.fault.signal()
-	case s.inBand():
+	if r.viaMessage(&r.fault) {
 		s.backend.fault(r.index)
+		return
 	}
+	r.fault.signal()
 }
 
 // interrupt sends the driver a used buffer notification.
 func (r *vring) interrupt() {
-	switch {
-	case r.call.present():
-		r.call.signal()
-	case r.session.inBand():
+	if r.viaMessage(&r.call) {
 		r.session.backend.call(r.index)
+		return
 	}
+	r.call.signal()
+}
+
+// viaMessage reports whether a message does for n: where the frontend has passed
+// no descriptor, and has not said that it does without.
+func (r *vring) viaMessage(n *notifier) bool {
+	return !n.present() && !n.declined && r.session.inBand()
 }
 
 // stop takes the ring back from the device, which serves it to the end first.
@@ -193,13 +153,8 @@ func (r *vring) stop() {
 	r.unpoll()
 	r.session.server.device.StopQueue(r.index)
 	r.session.backend.forget(r.index)
-	r.base, r.literal = r.queue.Base(), true
-	r.left = &position{
-		shape: shape{r.config.Size, r.config.Packed},
-		parts: r.parts,
-		base:  r.base,
-		used:  r.queue.UsedIdx(),
-	}
+	r.left = r.position()
+	r.base.stop(r.left.base)
 }
 
 // forget stops the ring and drops its queue: it will start from its base.
@@ -214,8 +169,7 @@ func (r *vring) forget() {
 // and to tell errors is the frontend's.
 func (r *vring) reset() {
 	r.forget()
-	r.size, r.parts, r.placed, r.log = 0, ringParts{}, false, ringLog{}
-	r.base, r.literal, r.answered = 0, false, false
+	r.size, r.parts, r.placed, r.log, r.base = 0, ringParts{}, false, ringLog{}, ringBase{}
 	r.started, r.enabled = false, false
 	r.kick.drop()
 }
@@ -239,31 +193,9 @@ func (r *vring) move(table *guestmem.Table) {
 	}
 }
 
-// anew reports whether the driver of a stopped ring has begun from the start:
-// the ring is not what and where it was when it stopped.
-func (r *vring) anew() bool {
-	if r.left == nil {
-		return false
-	}
-	if r.shape() != r.left.shape || r.parts != r.left.parts || r.base != r.left.base || r.fresh() {
-		return true
-	}
-	cfg, ok := r.parts.translate(r.session.memory, r.shape())
-	if !ok || cfg.Packed { // whose memory does not say how far it is
-		return false
-	}
-	var used [2]byte
-	const usedIdx = 2 // offset in the used ring, virtio v1.4 §2.7.8
-	if r.session.memory.Read(cfg.Used+usedIdx, used[:]) != nil {
-		return false
-	}
-	return binary.LittleEndian.Uint16(used[:]) != r.left.used
-}
-
 // setKick takes ownership of fd; with -1 nobody kicks.
 func (r *vring) setKick(fd int) {
 	r.unpoll()
-	r.patrol = fd < 0
 	r.kick.set(fd)
 	if r.running {
 		r.poll()
@@ -296,7 +228,7 @@ func (r *vring) poll() {
 // at from time to time: the frontend detached its descriptor, or closed it, and
 // does not send VHOST_USER_VRING_KICK instead.
 func (r *vring) untended() bool {
-	return r.running && !r.polled && (r.patrol || !r.session.inBand()) && r.queue.Broken() == nil
+	return r.running && !r.polled && !r.viaMessage(&r.kick) && r.queue.Broken() == nil
 }
 
 func (r *vring) unpoll() {

@@ -123,22 +123,30 @@ func (m *model) walk(head uint16) error {
 			tableAddr, tableLen, inTable, index, steps = addr, n/16, true, 0, 0
 			continue
 		}
-		switch s := (virtqueuetest.Segment{Addr: addr, Len: uint32(n)}); {
-		case n == 0:
-		case flags&write == 0 && len(m.write) > 0:
-			return virtqueue.ErrOrder
-		case !m.contains(addr, n):
-			return guestmem.ErrOutOfRange
-		case flags&write == 0:
-			m.read = append(m.read, s)
-		default:
-			m.write = append(m.write, s)
+		if err := m.collect(addr, n, flags); err != nil {
+			return err
 		}
 		if flags&next == 0 {
 			return nil
 		}
 		index = uint64(link)
 	}
+}
+
+// collect adds a descriptor's buffer.
+func (m *model) collect(addr, n uint64, flags uint16) error {
+	switch s := (virtqueuetest.Segment{Addr: addr, Len: uint32(n)}); {
+	case n == 0:
+	case flags&write == 0 && len(m.write) > 0:
+		return virtqueue.ErrOrder
+	case !m.contains(addr, n):
+		return guestmem.ErrOutOfRange
+	case flags&write == 0:
+		m.read = append(m.read, s)
+	default:
+		m.write = append(m.write, s)
+	}
+	return nil
 }
 
 func (m *model) check(t *testing.T, q *virtqueue.Queue, bufs *guestmem.Buffers, c virtqueue.Chain, ok bool) {
@@ -226,6 +234,206 @@ func fuzzSeeds(tb testing.TB) (images [][]byte) {
 		if ring.AvailIdx() > 0 {
 			ring.Publish()
 		}
+		images = append(images, mem.Read(fuzzImage, fuzzEnd-fuzzImage))
+	}
+	return images
+}
+
+// The packed ring is where the split ring's table is, its event suppression areas
+// where the available ring is.
+var fuzzPacked = virtqueuetest.Options{
+	Size: fuzzSize, Packed: true, Indirect: true, Desc: fuzzImage, Avail: fuzzAvail, Used: fuzzAvail + 4,
+}
+
+// FuzzPackedWalk lets the guest's memory be anything and holds every chain of a
+// packed ring against a model.
+func FuzzPackedWalk(f *testing.F) {
+	for _, seed := range packedFuzzSeeds(f) {
+		f.Add(seed, true, true, uint16(0))
+		f.Add(seed, false, false, uint16(0))
+	}
+	mem := virtqueuetest.NewMemory(f, fuzzExtents...)
+	table := mem.Table(f)
+	blank := make([]byte, fuzzEnd-fuzzImage)
+	f.Fuzz(func(t *testing.T, image []byte, events, indirect bool, publish uint16) {
+		mem.Write(fuzzImage, blank)
+		mem.Write(fuzzImage, image[:min(len(image), len(blank))])
+		cfg := virtqueue.Config{
+			Size: fuzzSize, Packed: true, Desc: fuzzImage, Avail: fuzzAvail, Used: fuzzAvail + 4, EventIdx: events, Indirect: indirect,
+		}
+		q, err := virtqueue.New(table, cfg, fresh)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var bufs guestmem.Buffers
+		next, used := uint64(0), uint64(0) // slots, since the ring was new
+		for round := range 2 * fuzzSize {
+			want := model{mem: mem, indirect: indirect}
+			slots, id := want.walkPacked(next, int(fuzzSize-(next-used)))
+			bufs.Reset()
+			empty := q.Empty()
+			c, ok := q.Pop(&bufs)
+			if empty != (slots == 0) {
+				t.Fatalf("empty %v before a chain of %d slots", empty, slots)
+			}
+			if slots == 0 {
+				if ok || q.Broken() != nil {
+					t.Fatalf("chain %+v, %v, broken by %v from an empty ring", c, ok, q.Broken())
+				}
+				break
+			}
+			want.check(t, q, &bufs, c, ok)
+			if !ok {
+				break
+			}
+			if c.Head != id {
+				t.Fatalf("buffer id %d, want %d", c.Head, id)
+			}
+			q.Push(c.Head, uint32(c.WriteBytes))
+			next += uint64(slots)
+			if publish>>(round%16)&1 == 0 {
+				q.Publish()
+				used = next
+			}
+			if base, want := q.Base(), packedPlace(next)|packedPlace(used)<<16; base != want {
+				t.Fatalf("base 0x%08x, want 0x%08x", base, want)
+			}
+		}
+		if got := q.Pending(); got > fuzzSize {
+			t.Fatalf("%d chains pending", got)
+		}
+		q.NotifyIfNeeded()
+		q.ArmKick()
+	})
+}
+
+// packedPlace returns slot n as half of a base.
+func packedPlace(n uint64) uint32 {
+	if n/fuzzSize%2 == 0 {
+		return uint32(n%fuzzSize) | 1<<15
+	}
+	return uint32(n % fuzzSize)
+}
+
+// walkPacked returns what the chain in slot start and those behind it takes, and
+// its buffer id. There is no chain if that is 0 slots.
+func (m *model) walkPacked(start uint64, free int) (slots int, id uint16) {
+	unfit := false
+	for n := start; ; n++ {
+		raw := m.mem.Read(fuzzImage+16*(n%fuzzSize), 16)
+		addr, size := binary.LittleEndian.Uint64(raw), uint64(binary.LittleEndian.Uint32(raw[8:]))
+		id, flags := binary.LittleEndian.Uint16(raw[12:]), binary.LittleEndian.Uint16(raw[14:])
+		first := n/fuzzSize%2 == 0 // wrap counter 1
+		available := (flags>>7&1 == 1) == first && (flags>>15 == 1) != first
+		switch {
+		case slots == 0 && (free == 0 || !available):
+			return 0, 0
+		case slots == free:
+			m.err = virtqueue.ErrChainLoop
+			return slots, id
+		case !available:
+			m.err = virtqueue.ErrChainCut
+			return slots, id
+		}
+		slots++
+		switch {
+		case flags&indirect != 0 && slots > 1:
+			m.err = virtqueue.ErrIndirectNext
+			return slots, id
+		case flags&indirect != 0:
+			m.err = m.packedTable(addr, size, flags)
+		case !unfit:
+			m.err = m.collect(addr, size, flags)
+		}
+		if unfit = m.err == guestmem.ErrOutOfRange; m.err != nil && !unfit {
+			return slots, id
+		}
+		if flags&next == 0 {
+			if id >= fuzzSize {
+				m.err = virtqueue.ErrIndex
+			}
+			return slots, id
+		}
+	}
+}
+
+// packedTable walks an indirect table.
+func (m *model) packedTable(addr, size uint64, flags uint16) error {
+	switch {
+	case !m.indirect:
+		return virtqueue.ErrIndirectFeature
+	case flags&next != 0:
+		return virtqueue.ErrIndirectNext
+	case size == 0 || size%16 != 0 || size > 1<<20:
+		return virtqueue.ErrIndirectLen
+	case !m.contains(addr, size):
+		return virtqueue.ErrIndirectTable
+	case size > 1024*16:
+		return virtqueue.ErrChainLoop
+	}
+	for raw := m.mem.Read(addr, size); len(raw) > 0; raw = raw[16:] {
+		flags := binary.LittleEndian.Uint16(raw[14:])
+		if flags&indirect != 0 {
+			return virtqueue.ErrIndirectNested
+		}
+		if err := m.collect(binary.LittleEndian.Uint64(raw), uint64(binary.LittleEndian.Uint32(raw[8:])), flags); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// packedFuzzSeeds returns images with chains of every shape and with every fault.
+func packedFuzzSeeds(tb testing.TB) (images [][]byte) {
+	data := virtqueuetest.Segment{Addr: 0x1ff0, Len: 44} // crosses the boundary
+	room := virtqueuetest.Segment{Addr: 0x4000, Len: 0x1000, Write: true}
+	table := uint64(0x1ff8) // so does an indirect table
+	for _, edit := range []func(mem *virtqueuetest.Memory, r *virtqueuetest.Ring){
+		func(_ *virtqueuetest.Memory, r *virtqueuetest.Ring) { r.Add(data) },
+		func(_ *virtqueuetest.Memory, r *virtqueuetest.Ring) { r.Add(data, data, room); r.Add(room) },
+		func(_ *virtqueuetest.Memory, r *virtqueuetest.Ring) {
+			for range fuzzSize {
+				r.Add(room)
+			}
+		},
+		func(mem *virtqueuetest.Memory, r *virtqueuetest.Ring) {
+			mem.PutPackedTable(table, slot{Addr: 0x1000, Len: 16}, slot{Addr: 0x4000, Len: 9, Flags: write | next})
+			r.PostSlots(slot{Addr: table, Len: 32, Flags: indirect | write})
+		},
+		func(_ *virtqueuetest.Memory, r *virtqueuetest.Ring) {
+			r.PostSlots(slot{Addr: 0x1000, Len: 3, Flags: next})
+		},
+		func(_ *virtqueuetest.Memory, r *virtqueuetest.Ring) {
+			for range fuzzSize {
+				r.PostSlots(slot{Addr: 0x1000, Len: 3, Flags: next})
+			}
+		},
+		func(_ *virtqueuetest.Memory, r *virtqueuetest.Ring) {
+			r.PostSlots(slot{Addr: 0x1000, Len: 3, ID: fuzzSize})
+		},
+		func(_ *virtqueuetest.Memory, r *virtqueuetest.Ring) {
+			r.PostSlots(slot{Addr: 0x2fff, Len: 2, Flags: next}, slot{Addr: 0x1000, Len: 3})
+			r.Add(data)
+		},
+		func(_ *virtqueuetest.Memory, r *virtqueuetest.Ring) { r.Add(room, data) },
+		func(_ *virtqueuetest.Memory, r *virtqueuetest.Ring) {
+			r.PostSlots(slot{Addr: table, Len: 15, Flags: indirect})
+		},
+		func(_ *virtqueuetest.Memory, r *virtqueuetest.Ring) {
+			r.PostSlots(slot{Addr: table, Len: 16, Flags: indirect | next}, slot{})
+		},
+		func(_ *virtqueuetest.Memory, r *virtqueuetest.Ring) {
+			r.PostSlots(slot{Addr: 0x1000, Len: 1, Flags: next}, slot{Addr: table, Len: 16, Flags: indirect})
+		},
+		func(mem *virtqueuetest.Memory, r *virtqueuetest.Ring) {
+			mem.PutPackedTable(table, slot{Addr: table, Len: 16, Flags: indirect})
+			r.PostSlots(slot{Addr: table, Len: 16, Flags: indirect})
+		},
+	} {
+		mem := virtqueuetest.NewMemory(tb, fuzzExtents...)
+		ring := virtqueuetest.NewRing(tb, mem, fuzzPacked)
+		edit(mem, ring)
+		ring.Publish()
 		images = append(images, mem.Read(fuzzImage, fuzzEnd-fuzzImage))
 	}
 	return images

@@ -1,6 +1,7 @@
 package virtqueue_test
 
 import (
+	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -53,17 +54,18 @@ func pagesOf(segs []virtqueuetest.Segment, written uint64) (pages []uint64) {
 			continue
 		}
 		n := min(uint64(s.Len), written)
-		for a := s.Addr; a < s.Addr+n; a++ {
-			pages = append(pages, a/pageSize)
+		for page := s.Addr / pageSize; n > 0 && page <= (s.Addr+n-1)/pageSize; page++ {
+			pages = append(pages, page)
 		}
 		written -= n
 	}
 	return pages
 }
 
-// logged memory: two adjacent regions, a hole, and one more.
+// logged memory: two adjacent regions, a hole, and one more. Indirect tables are
+// at its start, where there is room for them before the ring.
 var loggedExtents = []virtqueuetest.Extent{
-	{GuestAddr: 0x10000, Size: 0x20000}, {GuestAddr: 0x30000, Size: 0x10000}, {GuestAddr: 0x80000, Size: 0x10000},
+	{GuestAddr: 0x8000, Size: 0x28000}, {GuestAddr: 0x30000, Size: 0x10000}, {GuestAddr: 0x80000, Size: 0x10000},
 }
 
 const loggedPages = 0x90000 / pageSize
@@ -95,15 +97,13 @@ func (r *rig) log(l pageLog) virtqueue.Log {
 	return virtqueue.Log{Dirty: l.DirtyLog, Buffers: true, Used: true, UsedAddr: r.ring.Config().Used}
 }
 
-// snapshot returns all of the guest's memory, by page.
-func (r *rig) snapshot() map[uint64]string {
-	pages := make(map[uint64]string)
+// pages calls f with each page of the guest's memory.
+func (r *rig) pages(f func(page uint64, p []byte)) {
 	for _, e := range loggedExtents {
 		for a := e.GuestAddr; a < e.GuestAddr+e.Size; a += pageSize {
-			pages[a/pageSize] = string(r.mem.Bytes(a, pageSize))
+			f(a/pageSize, r.mem.Bytes(a, pageSize))
 		}
 	}
-	return pages
 }
 
 // TestLogAgainstMemory compares the log with memory before and after: each page
@@ -115,25 +115,26 @@ func TestLogAgainstMemory(t *testing.T) {
 				l := &loggedTraffic{rig: newLoggedRig(t, packed, events), rng: rand.New(rand.NewPCG(9, 10))}
 				log := newPageLog(t, loggedPages)
 				l.q.SetLog(l.log(log))
-				for range 400 {
+				before := make([]byte, loggedPages*pageSize)
+				for range 300 {
 					l.add()
-					before := l.snapshot()
+					l.pages(func(page uint64, p []byte) { copy(before[page*pageSize:], p) })
 					wrote := l.serve(t)
 					allowed := append(wrote, ringPages(packed)...)
 					got := log.marked()
-					for page, p := range l.snapshot() {
-						if p != before[page] && !slices.Contains(got, page) {
+					l.pages(func(page uint64, p []byte) {
+						if !bytes.Equal(p, before[page*pageSize:][:pageSize]) && !slices.Contains(got, page) {
 							t.Fatalf("page 0x%x changed and is not marked", page)
 						}
-					}
+					})
 					for _, page := range got {
 						if !slices.Contains(allowed, page) {
 							t.Fatalf("page 0x%x is marked and was not written", page)
 						}
 					}
-					if log.Lost() != 0 {
-						t.Fatalf("%d pages lost", log.Lost())
-					}
+				}
+				if log.Lost() != 0 || l.served < 500 {
+					t.Errorf("%d pages lost, %d chains served", log.Lost(), l.served)
 				}
 			})
 		}
@@ -145,6 +146,8 @@ type loggedTraffic struct {
 	*rig
 	rng  *rand.Rand
 	sent [][]virtqueuetest.Segment // with the device, oldest first
+
+	served int // chains
 }
 
 // add makes some chains available, whose buffers lie anywhere.
@@ -206,6 +209,7 @@ func (l *loggedTraffic) serve(t *testing.T) (wrote []uint64) {
 		}
 	}
 	l.sent = l.sent[keep:]
+	l.served += keep
 	l.q.NotifyIfNeeded()
 	l.q.ArmKick()
 	for range keep {
@@ -264,14 +268,40 @@ func TestLogSwitches(t *testing.T) {
 func TestLogUsedElsewhere(t *testing.T) {
 	const elsewhere = 0x70000
 	bothLayouts(t, func(t *testing.T, packed bool) {
-		r := newLoggedRig(t, packed, true)
-		log := newPageLog(t, loggedPages)
-		r.q.SetLog(virtqueue.Log{Dirty: log.DirtyLog, Used: true, UsedAddr: elsewhere})
-		r.q.ArmKick()
-		if got := log.marked(); !slices.Equal(got, []uint64{elsewhere / pageSize}) {
-			t.Errorf("pages %x after ArmKick", got)
+		for _, events := range []bool{false, true} {
+			r := newLoggedRig(t, packed, events)
+			log := newPageLog(t, loggedPages)
+			r.q.SetLog(virtqueue.Log{Dirty: log.DirtyLog, Used: true, UsedAddr: elsewhere})
+			r.q.ArmKick()
+			if got := log.marked(); !slices.Equal(got, []uint64{elsewhere / pageSize}) {
+				t.Errorf("events %v: pages %x after ArmKick", events, got)
+			}
 		}
 	})
+}
+
+// A chain that was lost while the ring was not there is not waited for.
+func TestLogAfterALostChain(t *testing.T) {
+	const room = 0x20000
+	r := newLoggedRig(t, false, true)
+	empty, err := guestmem.Map(nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.ring.Add(r.mem.In(1))
+	r.ring.Publish()
+	lost := r.pop(t)
+	r.q.Rebind(empty)
+	r.q.Push(lost.Head, 0)
+	if err := r.q.Rebind(r.table); err != nil {
+		t.Fatal(err)
+	}
+	log := newPageLog(t, loggedPages)
+	r.q.SetLog(virtqueue.Log{Dirty: log.DirtyLog, Buffers: true})
+	r.serveOne(t, room, func() {})
+	if got := log.marked(); !slices.Equal(got, []uint64{room / pageSize}) {
+		t.Errorf("pages %x of the chain behind the lost one", got)
+	}
 }
 
 // Each element and each index is logged where it is, however long the used ring.
@@ -408,6 +438,9 @@ func TestLogTogglesUnderTraffic(t *testing.T) {
 					t.Fatalf("round %d: page 0x%x was written and is not marked", round, page)
 				}
 			}
+		}
+		if l.served < 500 {
+			t.Errorf("%d chains served", l.served)
 		}
 	})
 }

@@ -56,7 +56,7 @@ func TestEverySize(t *testing.T) {
 	for size := 1; size <= 32768; size *= 2 {
 		fillAndEmpty(t, virtqueuetest.Options{Size: size, Start: 65530})
 	}
-	for _, size := range []int{1, 2, 3, 5, 64, 100, 255, 257, 32767, 32768} {
+	for _, size := range []int{1, 2, 3, 5, 100, 256, 257, 32767, 32768} {
 		fillAndEmpty(t, virtqueuetest.Options{Size: size, Packed: true, Start: uint16(size - 1)})
 	}
 }
