@@ -22,6 +22,8 @@ type vring struct {
 
 	kick, call, fault notifier // VHOST_USER_SET_VRING_KICK, _CALL, _ERR
 	polled            bool     // kick is served by the loop
+	kickedAt          uint32   // base of queue at the last kick
+	idleKicks         int      // since it changed
 
 	queue   *virtqueue.Queue // nil until the ring first runs and after forget
 	config  virtqueue.Config // of queue
@@ -196,6 +198,7 @@ func (r *vring) move(table *guestmem.Table) {
 // setKick takes ownership of fd; with -1 nobody kicks.
 func (r *vring) setKick(fd int) {
 	r.unpoll()
+	r.idleKicks = 0
 	r.kick.set(fd)
 	if r.running {
 		r.poll()
@@ -204,10 +207,21 @@ func (r *vring) setKick(fd int) {
 
 // HandleEvents serves a kick.
 func (r *vring) HandleEvents(uint32) {
-	if !r.kick.drain() {
+	if !r.kick.drain() || r.idleKick() {
 		r.unpoll()
 	}
 	r.session.server.run(r.kicked)
+}
+
+// idleKick counts the kicks since a chain was last popped, and reports whether there
+// are more than chains fit into the ring: it is not a driver who kicks then, but a
+// descriptor that is always ready, such as a timer's.
+func (r *vring) idleKick() bool {
+	if base := r.queue.Base(); base != r.kickedAt {
+		r.kickedAt, r.idleKicks = base, 0
+	}
+	r.idleKicks++
+	return r.idleKicks > r.size
 }
 
 // kicked passes a kick on.
@@ -225,7 +239,7 @@ func (r *vring) poll() {
 }
 
 // untended reports whether nobody can kick for the ring, so that it is looked
-// at from time to time: the frontend detached its descriptor, or closed it, and
+// at from time to time: the frontend detached its descriptor, or it is of no use, and
 // does not send VHOST_USER_VRING_KICK instead.
 func (r *vring) untended() bool {
 	return r.running && !r.polled && !r.viaMessage(&r.kick) && r.queue.Broken() == nil
