@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -48,20 +49,54 @@ func RestoreCloudHypervisor(t TB, d *Daemon, program, dir string) CloudHyperviso
 }
 
 // Migrate moves the running machine to another process of program, live. Its memory is
-// copied page by page, those that the device writes meanwhile by its dirty log; or
-// handed over as it is.
-func (c CloudHypervisor) Migrate(t TB, program string, handOver bool) CloudHypervisor {
+// copied page by page, those that the device writes meanwhile by its dirty log; midway,
+// when copied bytes of it have gone, is called.
+func (c CloudHypervisor) Migrate(t TB, program string, copied int64, midway func()) CloudHypervisor {
 	t.Helper()
-	socket := filepath.Join(tempDir(t), "migration")
-	to := startCloudHypervisor(t, c.daemon, program)
+	to, socket, received := c.receiver(t, program)
+	r := newRelay(t, socket, copied)
+	sent := make(chan error, 1)
+	go func() { sent <- c.send(r.socket, false) }()
+	select {
+	case <-r.reached:
+		midway()
+	case err := <-sent:
+		t.Fatalf("the migration ended early: %v", err)
+	}
+	close(r.proceed)
+	return c.migrated(t, to, sent, received)
+}
+
+// HandOver is Migrate to a process that takes the memory over as it is.
+func (c CloudHypervisor) HandOver(t TB, program string) CloudHypervisor {
+	t.Helper()
+	to, socket, received := c.receiver(t, program)
+	sent := make(chan error, 1)
+	sent <- c.send(socket, true)
+	return c.migrated(t, to, sent, received)
+}
+
+// receiver starts program so that it waits for a machine at a socket.
+func (c CloudHypervisor) receiver(t TB, program string) (to CloudHypervisor, socket string, received chan error) {
+	t.Helper()
+	socket = filepath.Join(tempDir(t), "migration")
+	to = startCloudHypervisor(t, c.daemon, program)
 	Eventually(t, answerLimit, "the receiver's API is there", func() bool { return to.api.ping() == nil })
-	received := make(chan error, 1)
+	received = make(chan error, 1)
 	go func() {
 		received <- to.api.do("vm.receive-migration", map[string]any{"receiver_url": "unix:" + socket})
 	}()
 	Eventually(t, answerLimit, "the receiver listens", func() bool { return exists(socket) })
-	c.api.put(t, "vm.send-migration", map[string]any{"destination_url": "unix:" + socket, "local": handOver})
-	if err := <-received; err != nil {
+	return to, socket, received
+}
+
+func (c CloudHypervisor) send(socket string, handOver bool) error {
+	return c.api.do("vm.send-migration", map[string]any{"destination_url": "unix:" + socket, "local": handOver})
+}
+
+func (c CloudHypervisor) migrated(t TB, to CloudHypervisor, sent, received chan error) CloudHypervisor {
+	t.Helper()
+	if err := errors.Join(<-sent, <-received); err != nil {
 		t.Fatalf("%v", err)
 	}
 	to.awaitRunning(t)
