@@ -180,8 +180,7 @@ func TestCloudHypervisorMigrates(t *testing.T) {
 	l := lab{d, c.Guest}
 	load := l.load(t)
 	chains := func() float64 { return l.Scrape(t).Sum("vhost_user_vsock_chains_total", `queue="rx"`) }
-	// Rings and packets lie in the guest's first 2 MiB; see guest/vsock.c.
-	c = c.Migrate(t, program, 2<<20, func() {
+	c = c.Migrate(t, program, func() {
 		const twiceRound = 2 * 128
 		before := chains()
 		vm.Eventually(t, limit, "the daemon writes what was copied", func() bool {

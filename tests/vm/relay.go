@@ -6,14 +6,15 @@ import (
 	"path/filepath"
 )
 
-// relay passes a stream on to another socket, and stops on the way.
+// relay passes a conversation on to another socket, and stops once on the way.
 type relay struct {
-	socket  string        // where it takes the stream
+	socket  string        // where it takes the conversation
 	reached chan struct{} // closed when it stops
 	proceed chan struct{} // to be closed, for it to go on
 }
 
-// newRelay returns a relay to the socket at path that stops after some bytes.
+// newRelay returns a relay to the socket at path. It stops before the first answer that
+// comes after so many bytes were said.
 func newRelay(t TB, path string, bytes int64) *relay {
 	t.Helper()
 	r := &relay{filepath.Join(tempDir(t), "relay"), make(chan struct{}), make(chan struct{})}
@@ -33,11 +34,37 @@ func newRelay(t TB, path string, bytes int64) *relay {
 			return
 		}
 		defer to.Close()
-		go io.Copy(from, to) // to the end of either
-		io.CopyN(to, from, bytes)
-		close(r.reached)
-		<-r.proceed
-		io.Copy(to, from)
+		r.run(from, to, bytes)
 	}()
 	return r
+}
+
+// run ends with the conversation, or when either side does not listen.
+func (r *relay) run(from, to net.Conn, bytes int64) {
+	said := make(chan struct{})
+	go func() {
+		io.CopyN(to, from, bytes)
+		close(said)
+		io.Copy(to, from)
+		to.Close()
+	}()
+	p := make([]byte, 4096)
+	for stopped := false; ; {
+		n, err := to.Read(p)
+		if err != nil {
+			return
+		}
+		select {
+		case <-said:
+			if !stopped {
+				stopped = true
+				close(r.reached)
+				<-r.proceed
+			}
+		default:
+		}
+		if _, err := from.Write(p[:n]); err != nil {
+			return
+		}
+	}
 }

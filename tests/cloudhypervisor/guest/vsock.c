@@ -40,11 +40,7 @@ static _Alignas(PAGE) struct packet tx_packets[QUEUE_MAX];
 static uint16_t tx_free[QUEUE_MAX], tx_free_count;
 
 static uint64_t cid;
-
-/* The connections lie behind all else. While a migration copies these 2 MiB, it has
- * copied already what the device writes, and writes again. */
-static __attribute__((section(".bss.last"))) struct conn connections[CONNECTIONS];
-
+static struct conn connections[CONNECTIONS];
 static service *(*service_at)(uint32_t port);
 static uint64_t wanted_features;
 
