@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -56,25 +55,25 @@ func (c CloudHypervisor) Migrate(t TB, program string, copied func()) CloudHyper
 	const someMemory = 512 << 10 // no other message is as long
 	to, socket, received := c.receiver(t, program)
 	r := newRelay(t, socket, someMemory)
-	sent := make(chan error, 1)
-	go func() { sent <- c.send(r.socket, false) }()
+	c.send(t, r.socket, false)
 	select {
 	case <-r.reached:
-		copied()
-	case err := <-sent:
+	case err := <-received:
 		t.Fatalf("the migration ended early: %v", err)
 	}
+	copied()
 	close(r.proceed)
-	return c.migrated(t, to, sent, received)
+	to.take(t, received)
+	return to
 }
 
 // HandOver is Migrate to a process that takes the memory over as it is.
 func (c CloudHypervisor) HandOver(t TB, program string) CloudHypervisor {
 	t.Helper()
 	to, socket, received := c.receiver(t, program)
-	sent := make(chan error, 1)
-	sent <- c.send(socket, true)
-	return c.migrated(t, to, sent, received)
+	c.send(t, socket, true)
+	to.take(t, received)
+	return to
 }
 
 // receiver starts program so that it waits for a machine at a socket.
@@ -91,17 +90,19 @@ func (c CloudHypervisor) receiver(t TB, program string) (to CloudHypervisor, soc
 	return to, socket, received
 }
 
-func (c CloudHypervisor) send(socket string, handOver bool) error {
-	return c.api.do("vm.send-migration", map[string]any{"destination_url": "unix:" + socket, "local": handOver})
+// send has the machine migrate to a socket, and does not wait for that.
+func (c CloudHypervisor) send(t TB, socket string, handOver bool) {
+	t.Helper()
+	c.api.put(t, "vm.send-migration", map[string]any{"destination_url": "unix:" + socket, "local": handOver})
 }
 
-func (c CloudHypervisor) migrated(t TB, to CloudHypervisor, sent, received chan error) CloudHypervisor {
+// take waits until the machine has come.
+func (c CloudHypervisor) take(t TB, received chan error) {
 	t.Helper()
-	if err := errors.Join(<-sent, <-received); err != nil {
+	if err := <-received; err != nil {
 		t.Fatalf("%v", err)
 	}
-	to.awaitRunning(t)
-	return to
+	c.awaitRunning(t)
 }
 
 func (c CloudHypervisor) awaitRunning(t TB) {
