@@ -13,8 +13,8 @@ import (
 )
 
 // Connections can be lost behind the guest's back: when the daemon starts anew under a
-// running machine, and when a machine goes on from a snapshot or in another place. The event ring tells the
-// guest then (virtio v1.4 §5.10.6.7), which drops them; new ones work.
+// running machine, and when a machine goes on from a snapshot or in another place. The
+// event ring tells the guest then (virtio v1.4 §5.10.6.7), which drops them; new ones work.
 
 // open makes connections of both kinds, all of which carry bytes.
 func (l lab) open(t *testing.T) []*net.UnixConn {
@@ -72,7 +72,8 @@ func (l lab) load(t *testing.T) load {
 	for range echoes {
 		discards = append(discards, l.dial(t, discard))
 	}
-	ld := load{len(echoes) + len(discards), make(chan error)}
+	conns := len(echoes) + len(discards)
+	ld := load{conns, make(chan error, conns)}
 	for _, c := range echoes {
 		go func() { ld.ended <- exchange(c, bytes) }()
 	}
