@@ -111,10 +111,12 @@ func (q *Queue) startSplit(base uint32) error {
 }
 
 // firstAvail returns the entry to pop first. cloud-hypervisor gives the driver's
-// avail.idx as base, also when it reconnects: what lies between used.idx and
-// there was made available and never used, for chains are completed in order.
+// avail.idx as base, also when it reconnects, and the driver may add to the ring
+// after that was read. What lies behind used.idx was made available and never used,
+// for chains are completed in order.
 func (q *Queue) firstAvail(base, usedIdx uint16) uint16 {
-	if base == q.avail.LoadAcquire16(offIdx) && base-usedIdx <= q.size {
+	left := q.avail.LoadAcquire16(offIdx) - usedIdx
+	if base-usedIdx <= left && left <= q.size {
 		return usedIdx
 	}
 	return base

@@ -144,7 +144,8 @@ func TestBase(t *testing.T) {
 		{"base is avail.idx, chains unserved", 100, 100, 90, 90},
 		{"the same around zero", 3, 3, 65530, 65530},
 		{"a full ring unserved", 300, 300, 44, 44},
-		{"base in the middle", 95, 100, 90, 95},
+		{"entries were added since avail.idx was read", 95, 100, 90, 90},
+		{"base before used.idx", 89, 100, 90, 89},
 		{"used.idx makes no sense", 100, 100, 101, 100},
 		{"used.idx is too far back", 300, 300, 43, 300},
 	} {
