@@ -171,6 +171,7 @@ func TestFormerCIDIsTakenUntilTheResetIsHandled(t *testing.T) {
 	v.do(func() {
 		v.cid.Store(7)
 		v.m.SetGuestCID(7)
+		v.frontendIsDone()
 		v.m.Work() // the event is delivered
 		d.Send(d.Header(1000, 52, csm.OpRequest), nil)
 		v.m.Kick(1)

@@ -29,7 +29,7 @@ func (e *eventRing) serves() bool { return e.q != nil && e.q.Broken() == nil }
 func (m *Muxer) startEvents(q *virtqueue.Queue) {
 	m.events.q, m.events.there, m.events.known, m.events.kicked = q, true, true, true
 	if m.lost.due {
-		m.holdFor(resetPatience)
+		m.awaitFrontend()
 	} else if m.met {
 		m.tellCID()
 	}
@@ -45,9 +45,9 @@ func (m *Muxer) serveEvents() (more bool) {
 	}
 	e.kicked = false
 	switch {
-	case m.lost.due:
+	case m.lost.due && m.lost.ready:
 		m.sendTransportReset()
-	case m.lost.holds && e.q.Pending() > e.behind:
+	case !m.lost.due && m.lost.holds && e.q.Pending() > e.behind:
 		m.release()
 	}
 	e.q.NotifyIfNeeded()

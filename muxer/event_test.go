@@ -21,6 +21,32 @@ func (v *vm) newSession() {
 	v.do(func() { v.m.Attach(); v.m.Inherit(); v.startAll() })
 }
 
+// frontendIsDone lets the time pass for which a reset waits for the frontend. On the
+// loop's goroutine.
+func (v *vm) frontendIsDone() { v.m.Expire(v.loop.Now() + 300*time.Millisecond) }
+
+// A frontend that connects anew may not have noted it when the last ring starts: the
+// driver that asks it for the CID, because of the event, comes too early then.
+func TestTransportResetWaitsForTheFrontend(t *testing.T) {
+	t.Parallel()
+	v := newVM(t, options{events: true})
+	v.endSession()
+	v.do(func() {
+		v.m.Attach()
+		v.m.Inherit()
+		v.startAll()
+		v.m.Work()
+		v.m.Kick(2)
+		v.m.Work()
+		if n := v.stats.TransportResets.Load(); n != 0 {
+			t.Errorf("%d resets sent as the rings start", n)
+		}
+		v.frontendIsDone()
+		v.m.Work()
+	})
+	v.driver.ExpectReset()
+}
+
 // eventVM returns a vm whose driver has an event ring with no buffer in it.
 func eventVM(t *testing.T, o options) *vm {
 	t.Helper()
@@ -168,6 +194,7 @@ func TestNewConnectionsWaitForTheReset(t *testing.T) {
 	v.do(func() {
 		v.m.Inherit()
 		v.startAll()
+		v.frontendIsDone()
 		v.m.Work()
 		d.ExpectReset()
 		d.Send(d.Header(1000, 52, csm.OpRequest), nil)
@@ -244,6 +271,7 @@ func TestFaultInTheEventRing(t *testing.T) {
 		v.m.Attach()
 		v.m.Inherit()
 		v.startAll()
+		v.frontendIsDone()
 		gpa := v.mem.Alloc(40<<20, 4096)
 		v.events.Add(virtqueuetest.Segment{Addr: gpa + 36<<20, Len: 4, Write: true})
 		v.events.Publish()

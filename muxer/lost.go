@@ -7,9 +7,11 @@ import (
 )
 
 const (
-	// eventRingPatience is how much later than the others the event ring may start:
-	// OpenVMM and crosvm start rings one by one, a few messages apart.
-	eventRingPatience = 100 * time.Millisecond
+	// frontendPatience is how long a frontend may take from starting rings to being
+	// done with it. OpenVMM and crosvm start the event ring a few messages later than
+	// the others. cloud-hypervisor, connecting anew, notes its new connection last of
+	// all, and dies of a driver that reads its CID before, as TRANSPORT_RESET has it do.
+	frontendPatience = 250 * time.Millisecond
 	// resetPatience is how long a driver may take to handle a TRANSPORT_RESET. Its
 	// own patience for an answer to a REQUEST ends after 2 s.
 	resetPatience = time.Second
@@ -22,8 +24,9 @@ const (
 // that carried them, or since the state was saved that the driver goes on from. A
 // driver that begins anew believes in none of them. One that goes on is told.
 //
-//	Inherit, LoadState ─► due ── event ring ──► TRANSPORT_RESET ── next buffer ──► over
-//	                       └── none in time ──► an RST for each ─────────────────► over
+//	Inherit, LoadState ─► due, and when the frontend is done:
+//	    event ring ──► TRANSPORT_RESET ── next buffer ──► over
+//	    none       ──► an RST for each ─────────────────► over
 //
 // Until then new connections wait. A driver that handles TRANSPORT_RESET resets
 // all connections it has, those that it got since it was sent too.
@@ -32,6 +35,7 @@ type losses struct {
 	conns  map[key]csm.Type
 	goesOn bool          // the driver that is about to come up goes on
 	due    bool          // TRANSPORT_RESET is due, should the event ring come ever so late
+	ready  bool          // the frontend is done: it can be sent
 	byRST  bool          // it did not come in time
 	holds  bool          // new connections wait
 	at     time.Duration // when patience ends, by the guest's clock, or 0
@@ -72,12 +76,13 @@ func (m *Muxer) believed() map[key]csm.Type {
 // tellLosses makes a TRANSPORT_RESET due.
 func (m *Muxer) tellLosses() {
 	m.lost.due, m.lost.byRST = true, false
-	m.events.kicked = true
-	if m.events.there {
-		m.holdFor(resetPatience)
-	} else {
-		m.holdFor(eventRingPatience)
-	}
+	m.awaitFrontend()
+}
+
+// awaitFrontend has the reset that is due wait until the frontend is done.
+func (m *Muxer) awaitFrontend() {
+	m.lost.ready = false
+	m.holdFor(frontendPatience)
 }
 
 // holdFor makes new connections wait: for the driver to have handled a reset, for
@@ -90,18 +95,22 @@ func (m *Muxer) holdFor(d time.Duration) {
 
 func (l *losses) expireHost(time.Duration) {}
 
-// expireGuest ends the patience with an event ring that did not come, or with a
-// driver that has no buffer in it or does not say that it handled the event.
+// expireGuest ends the patience with the frontend, or with a driver that has no
+// buffer in the event ring or does not say that it handled the event.
 func (l *losses) expireGuest(now time.Duration) {
 	if l.at == 0 || l.at > now {
 		return
 	}
 	l.at = 0
-	if l.due && !l.m.events.serves() {
+	switch serves := l.m.events.serves(); {
+	case l.due && !serves:
 		l.byRST = true
-		return
+	case l.due && !l.ready:
+		l.ready, l.m.events.kicked = true, true
+		l.m.holdFor(resetPatience)
+	default:
+		l.m.release()
 	}
-	l.m.release()
 }
 
 // resetLost makes RSTs for lost connections due, a bounded number at a time, and
