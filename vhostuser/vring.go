@@ -184,13 +184,18 @@ func (r *vring) close() {
 	r.fault.drop()
 }
 
-// move binds the ring to another memory table. A ring that is not there, or
-// elsewhere in the guest, loses its queue while the old table is still mapped.
-func (r *vring) move(table *guestmem.Table) {
-	if r.queue == nil {
-		return
+// leave drops the queue of a ring that is not in another memory table, or is
+// elsewhere in the guest there.
+func (r *vring) leave(table *guestmem.Table) {
+	if cfg, ok := r.layout(table); r.queue != nil && (!ok || cfg != r.config) {
+		r.forget()
 	}
-	if cfg, ok := r.layout(table); !ok || cfg != r.config || r.queue.Rebind(table) != nil {
+}
+
+// move binds the ring to another memory table, which it did not leave. It touches
+// neither memory.
+func (r *vring) move(table *guestmem.Table) {
+	if r.queue != nil && r.queue.Rebind(table) != nil {
 		r.forget()
 	}
 }
