@@ -237,6 +237,7 @@ func (d *device) StopQueue(index int) {
 		panic("queue stopped that does not run")
 	}
 	d.serve(index)
+	d.queues[index].Empty() // the last look at any ring
 	d.queues[index] = nil
 	d.record("stop %d", index)
 }

@@ -45,6 +45,11 @@ func TestMemoryIsTakenAway(t *testing.T) {
 		{"when the memory is replaced", func(f *vhostusertest.Frontend, guest *vhostusertest.Guest, _ *backend) {
 			f.Tell(vhostuser.MsgSetMemTable, vhostuser.MemRegions{}.AppendTo(nil))
 		}},
+		{"when memory comes that has a part of the rings", func(f *vhostusertest.Frontend, guest *vhostusertest.Guest, b *backend) {
+			part := guest.Regions()[0]
+			part.Size = guest.Tx().Config().Desc - part.GuestAddr // the rx ring is in front of it
+			f.Tell(vhostuser.MsgSetMemTable, vhostuser.MemRegions{part}.AppendTo(nil), memfd(b.t, int64(part.Size)))
+		}},
 		{"when the memory is removed", func(f *vhostusertest.Frontend, guest *vhostusertest.Guest, _ *backend) {
 			f.Tell(vhostuser.MsgRemMemReg, vhostuser.SingleMemRegion(guest.Regions()[0]).AppendTo(nil))
 		}},

@@ -147,27 +147,46 @@ func TestInBandKickStartsTheRing(t *testing.T) {
 }
 
 // What was to be told of a ring that stops is not told any more; it calls when it
-// goes on.
+// goes on, however it stopped.
 func TestInBandCallsOfAStoppedRing(t *testing.T) {
-	b := newBackend(t, inBand)
-	f, guest := b.inBandPeer()
-	b.do(func() {
-		for range 1000 {
-			b.queues[rx].Interrupt() // fills the channel
-		}
-		b.queues[tx].Interrupt()
-	})
-	f.NeedReply = true
-	f.SetVringEnable(tx, false)
-	for f.Requested() {
-		if request, payload := f.Request(); request != vhostuser.BackendVringCall || vhostuser.ParseVringState(payload).Index != rx {
-			t.Fatalf("request %d of 0x%x", request, payload)
-		}
-		f.Barrier()
-	}
-	f.SetVringEnable(tx, true)
-	if !guest.WaitInterrupt(tx, timeout) {
-		t.Error("no call when the ring went on")
+	for _, c := range []struct {
+		name     string
+		stop, on func(f *vhostusertest.Frontend)
+	}{
+		{"disabled",
+			func(f *vhostusertest.Frontend) { f.SetVringEnable(tx, false) },
+			func(*vhostusertest.Frontend) {}},
+		{"disabled, and placed again",
+			func(f *vhostusertest.Frontend) { f.SetVringEnable(tx, false) },
+			func(f *vhostusertest.Frontend) { f.SetVringNum(tx, 256) }},
+		{"asked for its base",
+			func(f *vhostusertest.Frontend) { f.SetVringBase(tx, f.GetVringBase(tx)) },
+			func(*vhostusertest.Frontend) {}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBackend(t, inBand)
+			f, guest := b.inBandPeer()
+			b.traffic(guest, "of before")
+			b.do(func() {
+				for range 1000 {
+					b.queues[rx].Interrupt() // fills the channel
+				}
+				b.queues[tx].Interrupt()
+			})
+			f.NeedReply = true
+			c.stop(f)
+			for f.Requested() {
+				if request, payload := f.Request(); request != vhostuser.BackendVringCall || vhostuser.ParseVringState(payload).Index != rx {
+					t.Fatalf("request %d of 0x%x", request, payload)
+				}
+				f.Barrier()
+			}
+			c.on(f)
+			f.SetVringEnable(tx, true)
+			if !guest.WaitInterrupt(tx, timeout) {
+				t.Error("no call when the ring went on")
+			}
+		})
 	}
 }
 

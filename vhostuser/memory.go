@@ -29,6 +29,11 @@ func (s *session) setMemTable(m *message) (err error) {
 	}
 	unused := table // until it took the place of the old one
 	defer func() { err = cmp.Or(err, unused.Close()) }()
+	// Rings that stop look at the old memory, which may be gone; then the session
+	// ends with all of its rings in the old table.
+	for _, r := range s.rings {
+		r.leave(table)
+	}
 	for _, r := range s.rings {
 		r.move(table)
 	}

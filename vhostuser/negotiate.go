@@ -23,9 +23,10 @@ func (s *session) getFeatures(*message) ([]byte, error) {
 }
 
 // setFeatures serves VHOST_USER_SET_FEATURES. Bits that were not offered are
-// masked: QEMU passes on what the guest wrote. A changed set means a driver that
-// began anew, and rings laid out or notified differently; not so the bits that
-// are the frontend's, such as VHOST_F_LOG_ALL when a migration begins.
+// masked: QEMU passes on what the guest wrote. Where rings have run, a changed set
+// means a driver that began anew, and rings laid out or notified differently; not
+// so the bits that are the frontend's, such as VHOST_F_LOG_ALL when a migration
+// begins.
 func (s *session) setFeatures(m *message) error {
 	acked := parseU64(m.payload)
 	if acked&FeatureVersion1 == 0 {
@@ -41,7 +42,7 @@ func (s *session) setFeatures(m *message) error {
 		}
 	}
 	changed := (features^s.features)&^ourFeatures != 0
-	if s.negotiated && changed {
+	if changed && s.ran() {
 		for _, r := range s.rings {
 			r.forget()
 		}

@@ -116,6 +116,11 @@ func (s *session) running() bool {
 	return slices.ContainsFunc(s.rings, func(r *vring) bool { return r.running })
 }
 
+// ran reports whether any ring has run, with the device's present state.
+func (s *session) ran() bool {
+	return slices.ContainsFunc(s.rings, func(r *vring) bool { return r.ran })
+}
+
 // stop ends what the session has running: no ring's memory is touched again.
 // Each ring is stopped, whatever becomes of the others.
 func (s *session) stop() error {

@@ -213,6 +213,28 @@ func TestLoadReplacesTheDriver(t *testing.T) {
 	r.expect("start 1")
 }
 
+// The driver of a state that is loaded may have taken other features than the one
+// before it: it has lost nothing by that.
+func TestLoadBringsOtherFeatures(t *testing.T) {
+	r := newRaw(t)
+	r.setup(tx, 0)
+	r.enable(true, tx)
+	r.use(tx, 5)
+	r.enable(false, tx)
+	if code := r.LoadState([]byte("another driver's")); code != 0 {
+		t.Fatalf("loaded with %d", code)
+	}
+	r.events()
+	const features = offered | vhostuser.FeatureProtocolFeatures
+	r.SetFeatures(features &^ vhostuser.FeatureIndirectDesc)
+	r.expect("negotiated")
+	r.setup(tx, 5)
+	r.enable(true, tx)
+	r.expect("inherit", "start 1")
+	r.SetFeatures(features)
+	r.expect("stop 1", "reset", "negotiated", "start 1")
+}
+
 // A driver that begins anew loses a state that was loaded, too.
 func TestResetDeviceAfterLoad(t *testing.T) {
 	b := newBackend(t)

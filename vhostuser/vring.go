@@ -28,7 +28,6 @@ type vring struct {
 	queue   *virtqueue.Queue // nil until the ring first runs and after forget
 	config  virtqueue.Config // of queue
 	logged  virtqueue.Log    // by queue
-	resumes bool             // queue has run: it goes on when the ring does
 	running bool             // the device has queue
 	ran     bool             // the ring has run in this session, with the device's present state
 	left    *position        // where the ring last stopped; nil if there is nothing to go on with
@@ -80,7 +79,7 @@ func (r *vring) open() {
 	queue.Interrupt = r.interrupt
 	queue.OnBroken = r.broken
 	queue.Stats = &s.server.queueStats(r.index).Stats
-	r.queue, r.resumes = queue, false
+	r.queue = queue
 	r.logged = virtqueue.Log{}
 	r.relog()
 }
@@ -106,15 +105,15 @@ func (r *vring) start() {
 		return
 	}
 	s := r.session
+	goesOn := r.left != nil
 	r.left = nil
 	r.running, r.ran, s.used = true, true, true
 	r.poll()
 	s.server.queueStats(r.index).Starts.Inc()
 	s.server.device.StartQueue(r.index, r.queue)
-	if r.resumes {
+	if goesOn {
 		r.interrupt() // the driver may have missed one while it was paused
 	}
-	r.resumes = true
 }
 
 // broken counts what is wrong with the ring and tells the frontend.
@@ -184,13 +183,18 @@ func (r *vring) close() {
 	r.fault.drop()
 }
 
-// move binds the ring to another memory table. A ring that is not there, or
-// elsewhere in the guest, loses its queue while the old table is still mapped.
-func (r *vring) move(table *guestmem.Table) {
-	if r.queue == nil {
-		return
+// leave drops the queue of a ring that is not in another memory table, or is
+// elsewhere in the guest there.
+func (r *vring) leave(table *guestmem.Table) {
+	if cfg, ok := r.layout(table); r.queue != nil && (!ok || cfg != r.config) {
+		r.forget()
 	}
-	if cfg, ok := r.layout(table); !ok || cfg != r.config || r.queue.Rebind(table) != nil {
+}
+
+// move binds the ring to another memory table, which it did not leave. It touches
+// neither memory.
+func (r *vring) move(table *guestmem.Table) {
+	if r.queue != nil && r.queue.Rebind(table) != nil {
 		r.forget()
 	}
 }
