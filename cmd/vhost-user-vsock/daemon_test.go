@@ -20,7 +20,7 @@ func startInProcess(t *testing.T) (d *daemon, signals chan os.Signal, result cha
 	}
 	signals, result = make(chan os.Signal), make(chan error, 1)
 	go func() {
-		result <- d.wait(signals)
+		result <- d.wait(signals, nil)
 		log.flush(testLimit)
 	}()
 	return d, signals, result
