@@ -48,24 +48,61 @@ func RestoreCloudHypervisor(t TB, d *Daemon, program, dir string) CloudHyperviso
 }
 
 // Migrate moves the running machine to another process of program, live. Its memory is
-// copied page by page, those that the device writes meanwhile by its dirty log; or
-// handed over as it is.
-func (c CloudHypervisor) Migrate(t TB, program string, handOver bool) CloudHypervisor {
+// copied while it runs, and then the pages that were written meanwhile, by the device too:
+// those are in its dirty log. copied is called in between.
+func (c CloudHypervisor) Migrate(t TB, program string, copied func()) CloudHypervisor {
 	t.Helper()
-	socket := filepath.Join(tempDir(t), "migration")
-	to := startCloudHypervisor(t, c.daemon, program)
+	const someMemory = 512 << 10 // no other message is as long
+	to, socket, received := c.receiver(t, program)
+	r := newRelay(t, socket, someMemory)
+	c.send(t, r.socket, false)
+	select {
+	case <-r.reached:
+	case err := <-received:
+		t.Fatalf("the migration ended early: %v", err)
+	}
+	copied()
+	close(r.proceed)
+	to.take(t, received)
+	return to
+}
+
+// HandOver is Migrate to a process that takes the memory over as it is.
+func (c CloudHypervisor) HandOver(t TB, program string) CloudHypervisor {
+	t.Helper()
+	to, socket, received := c.receiver(t, program)
+	c.send(t, socket, true)
+	to.take(t, received)
+	return to
+}
+
+// receiver starts program so that it waits for a machine at a socket.
+func (c CloudHypervisor) receiver(t TB, program string) (to CloudHypervisor, socket string, received chan error) {
+	t.Helper()
+	socket = filepath.Join(tempDir(t), "migration")
+	to = startCloudHypervisor(t, c.daemon, program)
 	Eventually(t, answerLimit, "the receiver's API is there", func() bool { return to.api.ping() == nil })
-	received := make(chan error, 1)
+	received = make(chan error, 1)
 	go func() {
 		received <- to.api.do("vm.receive-migration", map[string]any{"receiver_url": "unix:" + socket})
 	}()
 	Eventually(t, answerLimit, "the receiver listens", func() bool { return exists(socket) })
+	return to, socket, received
+}
+
+// send has the machine migrate to a socket, and does not wait for that.
+func (c CloudHypervisor) send(t TB, socket string, handOver bool) {
+	t.Helper()
 	c.api.put(t, "vm.send-migration", map[string]any{"destination_url": "unix:" + socket, "local": handOver})
+}
+
+// take waits until the machine has come.
+func (c CloudHypervisor) take(t TB, received chan error) {
+	t.Helper()
 	if err := <-received; err != nil {
 		t.Fatalf("%v", err)
 	}
-	to.awaitRunning(t)
-	return to
+	c.awaitRunning(t)
 }
 
 func (c CloudHypervisor) awaitRunning(t TB) {
