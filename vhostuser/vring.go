@@ -202,7 +202,6 @@ func (r *vring) move(table *guestmem.Table) {
 // setKick takes ownership of fd; with -1 nobody kicks.
 func (r *vring) setKick(fd int) {
 	r.unpoll()
-	r.idleKicks = 0
 	r.kick.set(fd)
 	if r.running {
 		r.poll()
@@ -239,6 +238,7 @@ func (r *vring) kicked() error {
 // poll lets the loop serve kicks. Whether a descriptor can be polled was found
 // out when it came, so this only fails for want of kernel memory.
 func (r *vring) poll() {
+	r.idleKicks = 0
 	r.polled = r.kick.present() && r.session.server.loop.Add(r.kick.fd, unix.EPOLLIN, r) == nil
 }
 
