@@ -5,7 +5,7 @@ package muxer
 type guestCID struct {
 	configured uint64 // what a driver reads
 	active     uint64 // what packets carry
-	former     uint64 // active until the TRANSPORT_RESET that the driver has yet to handle; else 0
+	former     uint64 // active until the TRANSPORT_RESET that the driver has yet to handle, and what it sent before; else 0
 	left       uint64 // what a driver that goes on goes by: that of the last session, or of a state; 0 if unknown
 	told       uint64 // what this session's frontend heard last; 0 if it never asked
 }
@@ -23,6 +23,14 @@ func (c *guestCID) begun(eventRing bool) uint64 {
 		return c.told
 	}
 	return c.configured
+}
+
+// dropFormer notes that the tx ring is empty: once the driver has handled its
+// TRANSPORT_RESET, nothing under the former CID is to come any more.
+func (m *Muxer) dropFormer() {
+	if !m.lost.holds {
+		m.cid.former = 0
+	}
 }
 
 // SetGuestCID changes the address that a driver reads. Without a driver it is

@@ -321,3 +321,24 @@ func TestBytesOutliveAChange(t *testing.T) {
 	s.wantEOF()
 	v.idle()
 }
+
+// What a driver sent before it read its CID again may lie in the tx ring behind
+// the buffer that tells that it has.
+func TestRequestBeforeTheDriverLooked(t *testing.T) {
+	t.Parallel()
+	v := newVM(t, options{events: true})
+	d, p := v.driver, v.listen(52)
+	d.Send(d.Header(1000, 53, csm.OpCreditRequest), nil) // its rings are up
+	d.ExpectFor(1000, 53, csm.OpRST)
+	v.setCID(7)
+	d.ExpectReset()
+	v.do(func() { // between two turns of the loop
+		h := d.Header(1000, 52, csm.OpRequest)
+		h.SrcCID = 3
+		d.Send(h, nil)
+		d.PostEvents(1)
+	})
+	d.ExpectFor(1000, 52, csm.OpResponse)
+	p.accept()
+	v.count("dropped", &v.stats.Drops[muxer.DropSourceCID], 0)
+}

@@ -163,10 +163,11 @@ func (m *Muxer) endForReset() {
 	}
 }
 
-// release ends the wait of new connections, while both rings run.
+// release ends the wait of new connections, while both rings run. What the driver
+// sent before is in the tx ring by now, and is taken first.
 func (m *Muxer) release() {
 	m.lost.holds, m.lost.at = false, 0
-	m.cid.former = 0
+	m.txWaits = true
 	for _, c := range m.table {
 		if c.stage == stageOpen && c.State() == csm.Accepting {
 			m.answer(c)

@@ -368,3 +368,22 @@ func TestDescriptorsOfHostProgramsAreDropped(t *testing.T) {
 		t.Fatalf("the pipe reads %d, %v; want end of file, for nobody else has its other end", n, err)
 	}
 }
+
+// A receive buffer may have more pieces than one system call takes.
+func TestMessageIntoManyPieces(t *testing.T) {
+	t.Parallel()
+	rx := []int{csm.HeaderSize - 1}
+	for range 1100 {
+		rx = append(rx, 1)
+	}
+	v := newVM(t, options{
+		seqpacket: true, ringSize: 4096, noIndirect: true,
+		driver: muxertest.Options{Framing: muxertest.Framing{Rx: rx}},
+	})
+	p, g := v.listenMessages(52), v.guest()
+	c, s := v.dialMessages(g, p, 52)
+	for _, n := range []int{900, 1022, 1023, 1024, 1025, 1099, 1100, 4000} {
+		s.send(pattern(n))
+		wantGuestMessage(t, c, pattern(n))
+	}
+}

@@ -26,7 +26,6 @@ type messageSock struct {
 
 func newMessageSock(t testing.TB, c *net.UnixConn) *messageSock {
 	t.Helper()
-	c.SetDeadline(time.Now().Add(patience))
 	t.Cleanup(func() { c.Close() })
 	s := &messageSock{t, c, make([]byte, csm.MaxMessage+1)}
 	s.option(unix.SO_PASSCRED, 1)
@@ -62,6 +61,7 @@ func (s *messageSock) send(p []byte) {
 
 // trySend writes a message, an empty one too.
 func (s *messageSock) trySend(p []byte) error {
+	s.SetWriteDeadline(time.Now().Add(patience))
 	n, _, err := s.WriteMsgUnix(p, nil, nil)
 	if err == nil && n != len(p) {
 		err = fmt.Errorf("%d of %d bytes", n, len(p))
@@ -72,6 +72,7 @@ func (s *messageSock) trySend(p []byte) error {
 // recv returns the next message; io.EOF tells of the end.
 func (s *messageSock) recv() ([]byte, error) {
 	var control [64]byte
+	s.SetReadDeadline(time.Now().Add(patience))
 	n, controlN, _, _, err := s.ReadMsgUnix(s.buf, control[:])
 	if controlN > 0 && errors.Is(err, io.EOF) { // Go takes no bytes for the end of file
 		err = nil

@@ -15,8 +15,10 @@ const (
 	rxByteBudget   = 512 << 10
 	// rxBatchChains bounds how many receive buffers one read fills.
 	rxBatchChains = 80
-	// rxBatchRanges bounds the ranges of one read; the kernel takes 1024.
-	rxBatchRanges = 1024 - 128
+	// rxBatchRanges bounds the ranges of one read before the last buffer, and
+	// rxRanges with it: the kernel takes no more.
+	rxBatchRanges = rxRanges - 128
+	rxRanges      = 1024
 )
 
 // A guest that was asked for credit is asked again, less and less often, while
@@ -207,15 +209,21 @@ func (m *Muxer) reserved() int {
 }
 
 // reserveSlot keeps a chain's first 44 bytes aside and leaves up to n bytes of
-// room behind them; it returns how much.
+// room behind them; it returns how much. Of a chain in very many pieces only those
+// count that fit into one read: a message is not received by two.
 func (m *Muxer) reserveSlot(chain *virtqueue.Chain, n int) int {
 	s := rxSlot{head: chain.Head, headFrom: m.rxHead.Len(), ranges: chain.From}
 	s.room = min(n, csm.MaxPayload, int(min(chain.WriteBytes, 1<<30))-csm.HeaderSize)
 	m.rxHead.AppendHead(&m.rxBufs, chain.From, chain.To, csm.HeaderSize)
 	s.headTo = m.rxHead.Len()
 	m.rxBufs.Skip(chain.From, chain.To, csm.HeaderSize)
-	s.rangeN = m.rxBufs.Limit(chain.From, chain.To, uint64(s.room)) - chain.From
-	m.rxBufs.Truncate(chain.From + s.rangeN)
+	end := m.rxBufs.Limit(chain.From, chain.To, uint64(s.room))
+	if end > rxRanges {
+		end = rxRanges
+		s.room = int(m.rxBufs.Bytes(chain.From, end))
+	}
+	s.rangeN = end - chain.From
+	m.rxBufs.Truncate(end)
 	m.rxTake = append(m.rxTake, s)
 	return s.room
 }

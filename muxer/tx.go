@@ -72,6 +72,7 @@ func (m *Muxer) takeTx(last bool) (more bool) {
 			m.flushBatch()
 			if !m.tx.ArmKick() {
 				m.txWaits = false
+				m.dropFormer()
 				return false
 			}
 			continue

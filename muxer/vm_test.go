@@ -342,9 +342,20 @@ type sock struct {
 }
 
 func newSock(t testing.TB, c *net.UnixConn) *sock {
-	c.SetDeadline(time.Now().Add(patience))
 	t.Cleanup(func() { c.Close() })
 	return &sock{t, c}
+}
+
+// Read and Write wait no longer than patience. It begins with the call: a socket
+// may be older by the time a test comes to it.
+func (s *sock) Read(p []byte) (int, error) {
+	s.SetReadDeadline(time.Now().Add(patience))
+	return s.UnixConn.Read(p)
+}
+
+func (s *sock) Write(p []byte) (int, error) {
+	s.SetWriteDeadline(time.Now().Add(patience))
+	return s.UnixConn.Write(p)
 }
 
 // connect connects a host program to the muxer and says nothing yet.
