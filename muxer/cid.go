@@ -1,18 +1,20 @@
 package muxer
 
+import "slices"
+
 // guestCID is the guest's address. A driver reads it when it begins and when it
 // handles a TRANSPORT_RESET, so a new one cannot become valid at any time.
 type guestCID struct {
-	configured uint64 // what a driver reads
-	active     uint64 // what packets carry
-	former     uint64 // active until the TRANSPORT_RESET that the driver has yet to handle, and what it sent before; else 0
-	left       uint64 // what a driver that goes on goes by: that of the last session, or of a state; 0 if unknown
-	told       uint64 // what this session's frontend heard last; 0 if it never asked
+	configured uint64   // what a driver reads
+	active     uint64   // what packets carry
+	former     []uint64 // active until a TRANSPORT_RESET that the driver has yet to handle, or what it sent before
+	left       uint64   // what a driver that goes on goes by: that of the last session, or of a state; 0 if unknown
+	told       uint64   // what this session's frontend heard last; 0 if it never asked
 }
 
 // belongs reports whether the guest sends packets with the source cid.
 func (c *guestCID) belongs(cid uint64) bool {
-	return cid == c.active || c.former != 0 && cid == c.former
+	return cid == c.active || slices.Contains(c.former, cid)
 }
 
 // begun returns what a driver that begins anew has read. QEMU answers it from a
@@ -26,10 +28,10 @@ func (c *guestCID) begun(eventRing bool) uint64 {
 }
 
 // dropFormer notes that the tx ring is empty: once the driver has handled its
-// TRANSPORT_RESET, nothing under the former CID is to come any more.
+// TRANSPORT_RESET, nothing under a former CID is to come any more.
 func (m *Muxer) dropFormer() {
 	if !m.lost.holds {
-		m.cid.former = 0
+		m.cid.former = nil
 	}
 }
 
@@ -62,7 +64,7 @@ func (m *Muxer) tellCID() {
 
 // useCID makes cid the valid address.
 func (m *Muxer) useCID(cid uint64) {
-	m.cid.former = 0
+	m.cid.former = nil
 	if cid != m.cid.active {
 		m.cid.active = cid
 		if log, ok := m.sites.cid.Entry(m.log, m.loop.Now()); ok {

@@ -163,6 +163,25 @@ func TestCIDChangesTwice(t *testing.T) {
 	v.speaksAs(11)
 }
 
+// The driver of a CID that changed again and again may have handled none of the
+// events, or some.
+func TestFormerCIDsAreTakenUntilTheResetsAreHandled(t *testing.T) {
+	t.Parallel()
+	v := newVM(t, options{events: true})
+	d := v.driver
+	for cid := uint64(4); cid < 7; cid++ {
+		v.setCID(cid)
+		d.ExpectReset()
+	}
+	for cid := uint64(3); cid < 7; cid++ {
+		h := d.Header(5000, 5000, csm.OpCreditRequest)
+		h.SrcCID = cid
+		d.Send(h, nil)
+		d.ExpectFor(5000, 5000, csm.OpRST)
+	}
+	v.count("dropped", &v.stats.Drops[muxer.DropSourceCID], 0)
+}
+
 // While the event lies before the driver, it may still send under its old CID.
 func TestFormerCIDIsTakenUntilTheResetIsHandled(t *testing.T) {
 	t.Parallel()

@@ -138,7 +138,7 @@ func (m *Muxer) transportWasReset() {
 	m.endForReset()
 	m.lost.due, m.lost.byRST = false, false
 	clear(m.lost.conns)
-	former := m.cid.active
+	former := append(m.cid.former, m.cid.active)
 	m.useCID(m.cid.configured)
 	m.cid.former = former
 	m.holdFor(resetPatience)

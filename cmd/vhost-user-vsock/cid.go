@@ -41,9 +41,16 @@ func (s *cidSource) reload() error {
 	return nil
 }
 
-// readShort returns the start of a file, more than any number has digits,
-// without the blanks around it.
+// readShort returns the start of a regular file, more than any number has digits,
+// without the blanks around it. Others could make the program wait.
 func readShort(path string) (string, error) {
+	info, err := os.Stat(path)
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a regular file", path)
+	}
+	if err != nil {
+		return "", err
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return "", err
