@@ -38,7 +38,7 @@ arm64: ## Vet and build for linux/arm64.
 	GOARCH=arm64 $(GO) build -o /dev/null $(PACKAGE)
 
 guest: ## Drive the real daemon as a process, and boot real guests on it.
-	$(GO) test -count 1 -timeout 15m ./tests/...
+	$(GO) test -count 1 -timeout 25m ./tests/...
 
 test-ch: ## Test under cloud-hypervisor too: CLOUD_HYPERVISOR=/path/to/it, and KVM.
 	@test -x "$(CLOUD_HYPERVISOR)" || { echo "CLOUD_HYPERVISOR must name the cloud-hypervisor to test with"; exit 1; }
