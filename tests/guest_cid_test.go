@@ -94,6 +94,7 @@ func TestGuestCIDChangesAtRebind(t *testing.T) {
 			return l.Scrape(t).Sum("vhost_user_vsock_messages_total") > messages
 		})
 		l.mustBecome(t, vm.GuestCID)
+		l.mustShow(t, vm.GuestCID, newCID)
 		l.mustWork(t)
 		mustWrite(t, old, []byte("still there?"))
 		mustReadJust(t, old, []byte("still there?"))
@@ -103,7 +104,19 @@ func TestGuestCIDChangesAtRebind(t *testing.T) {
 		}
 		mustEnd(t, old)
 		l.mustBecome(t, newCID)
+		l.mustShow(t, newCID, 0)
 		l.mustWork(t)
 		l.messages().mustWork(t)
 	})
+}
+
+// mustShow checks what the daemon tells of the CID in force and of one that waits.
+func (l lab) mustShow(t *testing.T, active, pending uint32) {
+	t.Helper()
+	samples := l.Scrape(t)
+	for state, want := range map[string]uint32{"active": active, "pending": pending} {
+		if got := samples.Sum("vhost_user_vsock_guest_cid", `state="`+state+`"`); got != float64(want) {
+			t.Errorf("the %s CID is %v, want %d", state, got, want)
+		}
+	}
 }
