@@ -152,7 +152,7 @@ func (g *Guest) interrupt() bool {
 	for !g.stopped {
 		g.handleEvents()
 		// A guest with too many replies waiting takes no more packets: the device
-		// must not depend on it (spec F.3.3).
+		// must not depend on it (virtio v1.4 §5.10.6.1).
 		for len(g.replies) < g.d.rx.Config().Size {
 			p, ok := g.d.TryRecv()
 			if !ok {
