@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 	"time"
 
@@ -44,12 +45,23 @@ type message struct {
 func (m message) end() bool { return m.n == 0 && !m.labeled }
 
 func (c calls) receive(p []byte, flags int) (m message, err error) {
-	var result error
-	err = c.Read(func(fd uintptr) bool {
-		m, result = receiveNow(int(fd), p, flags|unix.MSG_DONTWAIT)
-		return result != unix.EAGAIN || flags&unix.MSG_DONTWAIT != 0
-	})
-	return m, errors.Join(err, result)
+	for {
+		var result error
+		err = c.Read(func(fd uintptr) bool {
+			m, result = receiveNow(int(fd), p, flags|unix.MSG_DONTWAIT)
+			return result != unix.EAGAIN || flags&unix.MSG_DONTWAIT != 0
+		})
+		if !pollerGivesUp(err) {
+			return m, errors.Join(err, result)
+		}
+		time.Sleep(settleTick)
+	}
+}
+
+// pollerGivesUp reports whether Go's poller takes a socket for a broken one, because
+// a completion of MSG_ZEROCOPY in its error queue is all that epoll has told of it.
+func pollerGivesUp(err error) bool {
+	return err != nil && strings.HasSuffix(err.Error(), "not pollable")
 }
 
 func receiveNow(fd int, p []byte, flags int) (message, error) {
