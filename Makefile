@@ -4,6 +4,7 @@ VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS  := -s -w $(if $(VERSION),-X main.version=$(VERSION))
 FUZZTIME ?= 10s
 COUNT    ?= 1
+T        ?= 20m
 
 # Everything but the tests that start the daemon and boot guests.
 UNITS = $(shell $(GO) list ./... | grep -v /tests)
@@ -11,7 +12,7 @@ UNITS = $(shell $(GO) list ./... | grep -v /tests)
 export CGO_ENABLED = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build test unit race single arm64 guest test-ch lint fuzz bench demo clean
+.PHONY: help deps build test unit race single arm64 guest test-ch lint fuzz soak bench demo clean
 
 help: ## Say what each target does.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +58,10 @@ fuzz: ## Fuzz each target for FUZZTIME.
 			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package || exit 1; \
 		done; \
 	done
+
+soak: deps ## Have guests come and go for T, under the race detector for T more; nothing may grow.
+	$(GO) test -count 1 -timeout 0 -v ./tests/soak -soak $(T)
+	$(GO) test -count 1 -timeout 0 -v ./tests/soak -soak $(T) -races
 
 bench: ## Run the benchmarks COUNT times.
 	$(GO) test -run '^$$' -bench . -benchmem -count $(COUNT) ./...
