@@ -11,7 +11,7 @@ import (
 )
 
 var (
-	duration = flag.Duration("soak", 80*time.Second, "how long new guests come; the last one may take longer")
+	duration = flag.Duration("soak", 60*time.Second, "how long new guests come; the last one may take longer")
 	races    = flag.Bool("races", false, "run the daemon under the race detector")
 )
 
