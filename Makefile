@@ -4,14 +4,17 @@ VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS  := -s -w $(if $(VERSION),-X main.version=$(VERSION))
 FUZZTIME ?= 10s
 COUNT    ?= 1
+T        ?= 20m
 
 # Everything but the tests that start the daemon and boot guests.
 UNITS = $(shell $(GO) list ./... | grep -v /tests)
+# Those, but for what runs as long as one wants.
+GUESTS = $(shell $(GO) list ./tests/... | grep -v /soak)
 
 export CGO_ENABLED = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build test unit race single arm64 guest test-ch lint fuzz bench demo clean
+.PHONY: help deps build test unit race single arm64 guest test-ch lint fuzz soak bench demo clean
 
 help: ## Say what each target does.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,7 +41,7 @@ arm64: ## Vet and build for linux/arm64.
 	GOARCH=arm64 $(GO) build -o /dev/null $(PACKAGE)
 
 guest: ## Drive the real daemon as a process, and boot real guests on it.
-	$(GO) test -count 1 -timeout 25m ./tests/...
+	$(GO) test -count 1 -timeout 25m $(GUESTS)
 
 test-ch: ## Test under cloud-hypervisor too: CLOUD_HYPERVISOR=/path/to/it, and KVM.
 	@test -x "$(CLOUD_HYPERVISOR)" || { echo "CLOUD_HYPERVISOR must name the cloud-hypervisor to test with"; exit 1; }
@@ -57,6 +60,10 @@ fuzz: ## Fuzz each target for FUZZTIME.
 			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package || exit 1; \
 		done; \
 	done
+
+soak: deps ## Have guests come and go for T, under the race detector for T more; nothing may grow.
+	$(GO) test -count 1 -timeout 0 -v ./tests/soak -soak $(T)
+	$(GO) test -count 1 -timeout 0 -v ./tests/soak -soak $(T) -races
 
 bench: ## Run the benchmarks COUNT times.
 	$(GO) test -run '^$$' -bench . -benchmem -count $(COUNT) ./...

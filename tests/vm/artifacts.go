@@ -11,6 +11,7 @@ import (
 // What a test run needs is made at its first use.
 var (
 	daemonProgram = sync.OnceValues(func() (string, error) { return goBuild("vhost-user-vsock", "./cmd/vhost-user-vsock") })
+	raceDaemon    = sync.OnceValues(buildRaceDaemon)
 	guestInit     = sync.OnceValues(func() (string, error) { return goBuild("init", "./tests/guest") })
 	preload       = sync.OnceValues(buildPreload)
 	bareMetal     = sync.OnceValues(buildBareMetal)
@@ -68,6 +69,13 @@ func publish(name string, create func(path string) error) (string, error) {
 func goBuild(name, pkg string) (string, error) {
 	return publish(name, func(path string) error {
 		return run("go", "build", "-o", path, pkg)
+	})
+}
+
+// buildRaceDaemon builds the daemon with the race detector, which is a C library.
+func buildRaceDaemon() (string, error) {
+	return publish("vhost-user-vsock.race", func(path string) error {
+		return run("env", "CGO_ENABLED=1", "go", "build", "-race", "-o", path, "./cmd/vhost-user-vsock")
 	})
 }
 

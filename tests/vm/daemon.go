@@ -17,6 +17,7 @@ type Daemon struct {
 	UDS     string // --uds-path
 	Metrics string // URL
 
+	program func() (string, error)
 	process *process
 }
 
@@ -33,9 +34,9 @@ const (
 // well by SIGTERM.
 func StartDaemon(t TB, args ...string) *Daemon {
 	t.Helper()
-	d := newDaemon(t)
+	d := newDaemon(t, daemonProgram)
 	d.start(t, plainly, args...)
-	d.awaitReady(t)
+	d.AwaitReady(t)
 	return d
 }
 
@@ -47,7 +48,19 @@ const plainly = `exec "$@"`
 // the log away.
 func StartDaemonBy(t TB, script string, args ...string) *Daemon {
 	t.Helper()
-	d := newDaemon(t)
+	return startDaemonBy(t, daemonProgram, script, args...)
+}
+
+// StartRaceDaemonBy is StartDaemonBy under the race detector: a race is in the daemon's
+// output, and has it end badly.
+func StartRaceDaemonBy(t TB, script string, args ...string) *Daemon {
+	t.Helper()
+	return startDaemonBy(t, raceDaemon, script, args...)
+}
+
+func startDaemonBy(t TB, program func() (string, error), script string, args ...string) *Daemon {
+	t.Helper()
+	d := newDaemon(t, program)
 	d.start(t, script, args...)
 	Eventually(t, startLimit, "the daemon's sockets exist", func() bool {
 		select {
@@ -66,18 +79,18 @@ func (d *Daemon) Restart(t TB, args ...string) {
 	t.Helper()
 	d.process.kill()
 	d.start(t, plainly, args...)
-	d.awaitReady(t)
+	d.AwaitReady(t)
 }
 
-func newDaemon(t TB) *Daemon {
+func newDaemon(t TB, program func() (string, error)) *Daemon {
 	t.Helper()
 	dir := tempDir(t)
-	return &Daemon{Socket: filepath.Join(dir, "vhost.sock"), UDS: filepath.Join(dir, "vm.vsock")}
+	return &Daemon{Socket: filepath.Join(dir, "vhost.sock"), UDS: filepath.Join(dir, "vm.vsock"), program: program}
 }
 
 func (d *Daemon) start(t TB, script string, args ...string) {
 	t.Helper()
-	program, err := daemonProgram()
+	program, err := d.program()
 	if err != nil {
 		t.Fatalf("build the daemon: %v", err)
 	}
@@ -96,12 +109,19 @@ func (d *Daemon) start(t TB, script string, args ...string) {
 	})
 }
 
-func (d *Daemon) awaitReady(t TB) {
+// AwaitReady waits until the daemon says that it is ready.
+func (d *Daemon) AwaitReady(t TB) {
 	t.Helper()
 	if _, ok := d.process.out.await("msg=ready", 1, startLimit); !ok {
 		t.Fatalf("the daemon is not ready:\n%s", d.process.out.text())
 	}
 }
+
+// PID is the daemon's process.
+func (d *Daemon) PID() int { return d.process.cmd.Process.Pid }
+
+// Abort has the daemon end badly, with the stacks of all its goroutines in its output.
+func (d *Daemon) Abort() { d.process.cmd.Process.Signal(syscall.SIGQUIT) }
 
 // Reload has the daemon read again what it reads at SIGHUP.
 func (d *Daemon) Reload() { d.process.cmd.Process.Signal(syscall.SIGHUP) }

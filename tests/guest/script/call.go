@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -83,7 +84,20 @@ func (c calls) send(pieces [][]byte, flags int) (n int, err error) {
 	return n, errors.Join(err, result)
 }
 
+// preemption is the signal SIGURG.
+var preemption = unix.Sigset_t{Val: [16]uint64{1 << (unix.SIGURG - 1)}}
+
+// sendNow keeps the signals away by which Go preempts a goroutine: where one interrupts
+// a vsock socket that waits for credit within a message, Linux forgets how much of it
+// is sent, and sends it all again.
 func sendNow(fd int, pieces [][]byte, flags int) (n int, err error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var before unix.Sigset_t
+	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &preemption, &before); err != nil {
+		return 0, err
+	}
+	defer unix.PthreadSigmask(unix.SIG_SETMASK, &before, nil)
 	for {
 		n, err = unix.SendmsgBuffers(fd, pieces, nil, nil, flags|unix.MSG_NOSIGNAL)
 		if err != unix.EINTR {
