@@ -53,9 +53,14 @@ func (b *Buffers) WriteTo(fd, from, to int) (int, error) {
 	var msg unix.Msghdr
 	msg.Iov = &iov[0]
 	msg.SetIovlen(len(iov))
+	return sendmsg(fd, &msg)
+}
+
+// sendmsg sends what msg refers to, ranges of a Buffers.
+func sendmsg(fd int, msg *unix.Msghdr) (int, error) {
 	for {
 		// SAFETY: the kernel reads msg, which outlives the call, and the ranges.
-		n, _, errno := unix.Syscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&msg)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		n, _, errno := unix.Syscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(msg)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 		if errno != unix.EINTR {
 			return result("sendmsg", n, errno)
 		}

@@ -18,14 +18,8 @@ type credentials [unix.SizeofCmsghdr + (unix.SizeofUcred+7)&^7]byte
 func (b *Buffers) SendTo(fd, from, to int) error {
 	var msg unix.Msghdr
 	b.point(&msg, from, to)
-	for {
-		// SAFETY: the kernel reads msg, which outlives the call, and the ranges.
-		n, _, errno := unix.Syscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&msg)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
-		if errno != unix.EINTR {
-			_, err := result("sendmsg", n, errno)
-			return err
-		}
-	}
+	_, err := sendmsg(fd, &msg)
+	return err
 }
 
 // ReceiveFrom fills the ranges with one message of the SOCK_SEQPACKET socket fd and
