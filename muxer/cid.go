@@ -1,6 +1,15 @@
 package muxer
 
-import "slices"
+import (
+	"math"
+	"slices"
+
+	"github.com/vhost-user-vsock/vhost-user-vsock/csm"
+)
+
+// ValidGuestCID reports whether a guest can have the address cid: some are
+// reserved, and the upper 32 bits are zero (virtio v1.4 §5.10.4).
+func ValidGuestCID(cid uint64) bool { return cid > csm.HostCID && cid < math.MaxUint32 }
 
 // guestCID is the guest's address. A driver reads it when it begins and when it
 // handles a TRANSPORT_RESET, so a new one cannot become valid at any time.

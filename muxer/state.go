@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"math"
 
 	"github.com/sirupsen/logrus"
 
@@ -112,7 +111,7 @@ func decodeState(p []byte) (s state, err error) {
 		return s, errors.New("checksum is wrong")
 	}
 	s.cid, s.features = le.Uint64(p[16:]), le.Uint64(p[24:])
-	if s.cid <= csm.HostCID || s.cid >= math.MaxUint32 { // virtio v1.4 §5.10.4
+	if !ValidGuestCID(s.cid) {
 		return s, fmt.Errorf("guest CID %d is reserved", s.cid)
 	}
 	n, conns := le.Uint32(p[32:]), body[stateHeader:]

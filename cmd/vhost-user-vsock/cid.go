@@ -4,11 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/vhost-user-vsock/vhost-user-vsock/muxer"
 )
 
 // cidSource is where a VM's CID comes from.
@@ -60,14 +61,13 @@ func readShort(path string) (string, error) {
 	return strings.TrimSpace(string(text)), err
 }
 
-// parseGuestCID refuses the reserved identifiers (virtio v1.4 §5.10.4) and,
-// since the upper 32 bits of guest_cid are zero, what does not fit the rest.
+// parseGuestCID reads a number that a guest can have for its CID.
 func parseGuestCID(s string) (uint64, error) {
 	cid, err := strconv.ParseUint(s, 10, 32)
 	switch {
 	case err != nil:
 		return 0, errors.New("not a 32-bit number; give one from 3 to 4294967294")
-	case cid <= 2 || cid == math.MaxUint32:
+	case !muxer.ValidGuestCID(cid):
 		return 0, errors.New("reserved; give a number from 3 to 4294967294")
 	}
 	return cid, nil
