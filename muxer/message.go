@@ -59,12 +59,8 @@ func (f *messages) takeLine() (port uint32, ok bool, err error) {
 
 // sayOK needs not wait until the line is read: messages do not merge.
 func (f *messages) sayOK(line []byte) error {
-	for {
-		err := unix.Send(f.c.fd, line, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
-		if err != unix.EINTR {
-			return err
-		}
-	}
+	_, err := writeRetry(f.c.fd, line)
+	return err
 }
 
 func (f *messages) mayWrite() bool { return true }

@@ -286,7 +286,6 @@ func (m *Muxer) readFailed(c *conn, err error) {
 	switch errno(err) {
 	case 0:
 		m.hostEnded(c)
-
 	case unix.EAGAIN:
 		c.readable = false
 	case unix.ECONNRESET:
