@@ -54,7 +54,7 @@ lint: ## Check format, vet, staticcheck and go.mod.
 	$(GO) mod tidy -diff
 
 fuzz: ## Fuzz each target for FUZZTIME.
-	@for package in $(UNITS); do \
+	@for package in $(UNITS) $$($(GO) list ./tests/device); do \
 		for target in $$($(GO) test -list '^Fuzz' $$package | grep ^Fuzz); do \
 			echo "$$package $$target" && \
 			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package || exit 1; \

@@ -75,6 +75,12 @@ func (l *Loop) SetWorker(w Worker) { l.worker = w }
 // Now returns the time since the loop was made, read after the last wait.
 func (l *Loop) Now() time.Duration { return l.now }
 
+// Advance puts the clock forward, for tests of what takes long.
+func (l *Loop) Advance(d time.Duration) {
+	l.started = l.started.Add(-d)
+	l.now += d
+}
+
 // Run serves until Stop and keeps its goroutine on one thread meanwhile. An
 // access to memory that its file no longer backs panics there with a
 // runtime.Error that has an Addr method, instead of ending the process.

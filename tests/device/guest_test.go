@@ -1,0 +1,465 @@
+package device
+
+import (
+	"github.com/vhost-user-vsock/vhost-user-vsock/csm"
+	"github.com/vhost-user-vsock/vhost-user-vsock/vhostuser/vhostusertest"
+	"github.com/vhost-user-vsock/vhost-user-vsock/virtqueue/virtqueuetest"
+)
+
+// userAddr is where the frontend has a guest address.
+func userAddr(gpa uint64) uint64 { return virtqueuetest.UserAddr(gpa) }
+
+const (
+	guestCID = 3
+	rooms    = 24
+	roomSize = csm.HeaderSize + csm.MaxPayload
+)
+
+// ring is a driver's ring with the memory of its chains.
+type ring struct {
+	*virtqueuetest.Ring
+	rooms   []uint64          // guest addresses of rooms without a packet
+	held    map[uint32]uint64 // by head: rooms that the device has
+	at      uint32            // where it starts next, as the frontend knows it
+	running bool              // as the frontend sees it
+	stopped bool              // the frontend knows where
+}
+
+// newRing returns a ring; old, if not nil, is the one whose place it takes.
+func (m *machine) newRing(old *ring) *ring {
+	o := m.options
+	r := &ring{held: make(map[uint32]uint64)}
+	if old != nil {
+		c := old.Config()
+		o.Desc, o.Avail, o.Used = c.Desc, c.Avail, c.Used
+		clear(m.mem.Bytes(o.Desc, 16*uint64(c.Size)))
+		r.rooms = old.rooms
+		for _, gpa := range old.held {
+			r.rooms = append(r.rooms, gpa)
+		}
+	} else {
+		for range rooms {
+			r.rooms = append(r.rooms, m.mem.Alloc(roomSize, 4096))
+		}
+	}
+	r.Ring = virtqueuetest.NewRing(m.t, m.mem, o)
+	r.at = r.Base()
+	return r
+}
+
+// add adds a chain of n bytes in the given number of pieces, and returns its
+// room; ok is false where there is none left.
+func (r *ring) add(n, pieces int, write bool) (gpa uint64, ok bool) {
+	pieces = min(pieces, n)
+	if len(r.rooms) == 0 || r.Free() < pieces {
+		return 0, false
+	}
+	gpa = r.rooms[len(r.rooms)-1]
+	r.rooms = r.rooms[:len(r.rooms)-1]
+	var segs []virtqueuetest.Segment
+	for i := range pieces {
+		from, to := n*i/pieces, n*(i+1)/pieces
+		segs = append(segs, virtqueuetest.Segment{Addr: gpa + uint64(from), Len: uint32(to - from), Write: write})
+	}
+	direct := len(segs)
+	if r.Config().Indirect && pieces > 1 {
+		direct = 0
+	}
+	r.held[uint32(r.AddMixed(direct, segs...))] = gpa
+	return gpa, true
+}
+
+// take takes a chain back.
+func (m *machine) take(r *ring) (gpa uint64, n uint32, ok bool) {
+	e, ok := r.Used()
+	if !ok {
+		return 0, 0, false
+	}
+	gpa, ok = r.held[e.ID]
+	if !ok {
+		m.t.Fatalf("chain %d was used, which the device did not have", e.ID)
+	}
+	delete(r.held, e.ID)
+	r.rooms = append(r.rooms, gpa)
+	return gpa, e.Len, true
+}
+
+// conn is a connection as the guest sees it.
+type conn struct {
+	guest, host uint32
+	typ         csm.Type
+	stream              // towards the host
+	open        bool    // the host is there
+	misused     bool    // the guest, or what happened to it, broke a rule
+	peer        *stream // from the host, once it is known
+
+	hostAlloc, hostFwd uint32
+	received, fwd      int
+	alloc              int
+	message            int // bytes so far of the message that is being received
+	messages           int // received
+	shut, hostShut     uint32
+}
+
+// ownFirst is where the first bytes of streams begin. What breaks rules sends
+// lower ones first, so that it is known for nobody's.
+const ownFirst = 0x80
+
+// stream is what one end sends: its bytes, told apart by their first one, and
+// where messages end.
+type stream struct {
+	seed byte
+	sent int
+	ends []int // lengths of messages; of the last that has not ended, so far
+	open bool  // the last message has not ended
+}
+
+// at returns the byte at an offset.
+func (s *stream) at(i int) byte { return s.seed + byte(i) + byte(i>>8) }
+
+// produce fills p with what is sent next.
+func (s *stream) produce(p []byte, last bool) {
+	for i := range p {
+		p[i] = s.at(s.sent + i)
+	}
+	s.sent += len(p)
+	if !s.open {
+		s.ends = append(s.ends, 0)
+	}
+	s.ends[len(s.ends)-1] += len(p)
+	s.open = !last
+}
+
+// newStream gives a stream a first byte of its own.
+func (m *machine) newStream() stream {
+	m.seeds++
+	return stream{seed: ownFirst + byte(m.seeds)}
+}
+
+type address struct{ guest, host uint32 }
+
+// conn picks one of the guest's connections.
+func (m *machine) conn(p *program) *conn {
+	n := p.next()
+	if len(m.order) == 0 {
+		return nil
+	}
+	return m.order[int(n)%len(m.order)]
+}
+
+func (m *machine) addConn(a address, typ csm.Type, alloc int) *conn {
+	c := &conn{guest: a.guest, host: a.host, typ: typ, alloc: alloc, stream: m.newStream()}
+	if old := m.conns[a]; old != nil {
+		old.open, old.misused, c.misused = false, true, true
+	}
+	m.conns[a] = c
+	m.order = append(m.order, c)
+	return c
+}
+
+// header returns a header for a packet of c.
+func (m *machine) header(c *conn, op csm.Op) csm.Header {
+	return csm.Header{
+		SrcCID: m.cid, DstCID: csm.HostCID, SrcPort: c.guest, DstPort: c.host, Type: c.typ, Op: op,
+		BufAlloc: uint32(c.alloc), FwdCnt: uint32(c.fwd),
+	}
+}
+
+// send puts a packet into the tx ring, and reports whether there was room.
+func (m *machine) send(h csm.Header, n, pieces int, fill func([]byte)) bool {
+	if m.hostile {
+		return false
+	}
+	r := m.rings[vhostusertest.TxIndex]
+	m.reap()
+	gpa, ok := r.add(csm.HeaderSize+n, pieces, false)
+	if !ok {
+		return false
+	}
+	if h.Len == 0 {
+		h.Len = uint32(n)
+	}
+	p := m.mem.Bytes(gpa, uint64(csm.HeaderSize+n))
+	h.Encode((*[csm.HeaderSize]byte)(p))
+	if fill != nil {
+		fill(p[csm.HeaderSize:])
+	}
+	r.Kick()
+	return true
+}
+
+// reap takes the tx chains back that the device has used.
+func (m *machine) reap() {
+	for {
+		_, n, ok := m.take(m.rings[vhostusertest.TxIndex])
+		if !ok {
+			return
+		}
+		if n != 0 {
+			m.t.Errorf("%d bytes written into a packet of the guest", n)
+		}
+	}
+}
+
+// request connects to a host port.
+func (m *machine) request(p *program) {
+	typ := csm.Type(1 + p.below(2))
+	a := address{guest: 1024 + uint32(len(m.order)), host: uint32(p.below(ports))}
+	if len(m.order) == maxConns {
+		return
+	}
+	c := m.addConn(a, typ, 1024<<p.below(9))
+	if !m.send(m.header(c, csm.OpRequest), 0, 1, nil) {
+		c.misused = true
+	}
+}
+
+// sendPayload sends what credit allows.
+func (m *machine) sendPayload(p *program) {
+	c, n, pieces, last := m.conn(p), p.u16(), 1+p.below(4), p.below(4) > 0
+	if c == nil || !c.open || c.shut&csm.ShutdownSend != 0 || c.hostShut&csm.ShutdownRcv != 0 {
+		return
+	}
+	n = min(n, int(c.hostAlloc)-(c.sent-int(c.hostFwd)))
+	if n <= 0 {
+		return
+	}
+	if c.typ == csm.TypeSeqpacket && len(c.ends) > 0 && c.stream.open && c.ends[len(c.ends)-1]+n > int(c.hostAlloc) {
+		return
+	}
+	h := m.header(c, csm.OpRW)
+	if c.typ == csm.TypeSeqpacket && last {
+		h.Flags = csm.SeqEOM
+	}
+	m.send(h, n, pieces, func(b []byte) { c.produce(b, last) })
+}
+
+// say sends another packet of a connection.
+func (m *machine) say(p *program) {
+	c, what := m.conn(p), p.below(6)
+	if c == nil || !c.open {
+		return
+	}
+	h := m.header(c, csm.OpCreditUpdate)
+	switch what {
+	case 1:
+		h.Op = csm.OpCreditRequest
+	case 2, 3, 4:
+		h.Op, h.Flags = csm.OpShutdown, uint32(what-1)
+		c.shut |= h.Flags
+	case 5:
+		h.Op = csm.OpRST
+		c.open, c.misused = false, true
+		delete(m.conns, address{c.guest, c.host})
+	}
+	m.send(h, 0, 1, nil)
+}
+
+// postBuffers posts receive buffers.
+func (m *machine) postBuffers(p *program) {
+	n, size, pieces := p.below(8), p.u16(), 1+p.below(3)
+	if m.hostile {
+		return
+	}
+	m.receive()
+	r := m.rings[vhostusertest.RxIndex]
+	for range n + 1 {
+		if _, ok := r.add(csm.HeaderSize+size, pieces, true); !ok {
+			break
+		}
+	}
+	r.Kick()
+}
+
+// receive takes the packets that have come.
+func (m *machine) receive() {
+	r := m.rings[vhostusertest.RxIndex]
+	for {
+		gpa, n, ok := m.take(r)
+		if !ok {
+			return
+		}
+		if n == 0 {
+			continue // the device could not use it
+		}
+		b := m.mem.Bytes(gpa, uint64(n))
+		var h csm.Header
+		h.Decode((*[csm.HeaderSize]byte)(b))
+		if int(h.Len) != len(b)-csm.HeaderSize {
+			m.t.Errorf("packet of %d bytes has len %d", len(b), h.Len)
+		}
+		m.handle(&h, b[csm.HeaderSize:])
+	}
+}
+
+// handle is what the guest does with a packet.
+func (m *machine) handle(h *csm.Header, payload []byte) {
+	a := address{guest: h.DstPort, host: h.SrcPort}
+	c := m.conns[a]
+	if h.Op == csm.OpRequest && c == nil && len(m.order) < maxConns {
+		c = m.addConn(a, h.Type, 256<<10)
+		c.open, c.hostAlloc, c.hostFwd = true, h.BufAlloc, h.FwdCnt
+		if !m.send(m.header(c, csm.OpResponse), 0, 1, nil) {
+			c.open, c.misused = false, true
+		}
+		return
+	}
+	if c == nil {
+		return
+	}
+	c.hostAlloc, c.hostFwd = h.BufAlloc, h.FwdCnt
+	if int(c.hostFwd) > c.sent && !c.misused && !m.wild && h.Op != csm.OpRST {
+		m.t.Errorf("%v acknowledges %d bytes of %d", h.Op, c.hostFwd, c.sent)
+	}
+	switch h.Op {
+	case csm.OpResponse:
+		c.open = true
+	case csm.OpRST:
+		c.open = false
+		delete(m.conns, a)
+	case csm.OpShutdown:
+		c.hostShut |= h.Flags
+	case csm.OpCreditRequest:
+		m.send(m.header(c, csm.OpCreditUpdate), 0, 1, nil)
+	case csm.OpRW:
+		m.receivePayload(c, h, payload)
+	}
+}
+
+// receivePayload checks credit, and that the bytes are those the host has sent.
+func (m *machine) receivePayload(c *conn, h *csm.Header, p []byte) {
+	if c.misused || m.wild {
+		return
+	}
+	if c.hostShut&csm.ShutdownSend != 0 {
+		m.t.Errorf("RW behind SHUTDOWN for ports %d, %d", c.guest, c.host)
+	}
+	if unread := c.received - c.fwd + len(p); unread > c.alloc {
+		m.t.Errorf("credit exceeded: %d bytes unread, %d allocated", unread, c.alloc)
+	}
+	if c.received == 0 && len(p) > 0 {
+		if p[0] < ownFirst && m.anonymous || m.isMisused(p[0]) {
+			c.misused = true
+			return
+		}
+		c.peer = m.streamOf(p[0])
+	}
+	m.compare(c.peer, c.received, p)
+	c.received += len(p)
+	c.message += len(p)
+	if c.typ == csm.TypeSeqpacket && h.Flags&csm.SeqEOM != 0 {
+		m.compareMessage(c.peer, c.messages, c.message)
+		c.messages, c.message = c.messages+1, 0
+	}
+	c.fwd = c.received - c.received%4096 // keeps some of it
+}
+
+// compare checks that p is what s has at an offset.
+func (m *machine) compare(s *stream, offset int, p []byte) {
+	if s == nil && len(p) > 0 {
+		m.t.Fatalf("bytes came that nobody sent: %x", p[:min(len(p), 32)])
+	}
+	if len(p) == 0 {
+		return
+	}
+	if offset+len(p) > s.sent {
+		m.t.Fatalf("%d bytes came of %d", offset+len(p), s.sent)
+	}
+	for i, b := range p {
+		if b != s.at(offset+i) {
+			m.t.Fatalf("byte %d is %#x, was sent as %#x", offset+i, b, s.at(offset+i))
+		}
+	}
+}
+
+// compareMessage checks the length of message i of s.
+func (m *machine) compareMessage(s *stream, i, n int) {
+	if s != nil && (i >= len(s.ends) || s.ends[i] != n) {
+		m.t.Fatalf("message %d has %d bytes, lengths were %v", i, n, s.ends)
+	}
+}
+
+// anyPacket sends any header.
+func (m *machine) anyPacket(p *program) {
+	var h csm.Header
+	if c := m.conn(p); c != nil {
+		h = m.header(c, csm.Op(p.next()))
+		c.misused = true
+		m.misuse(c)
+	} else {
+		h = csm.Header{SrcCID: m.cid, DstCID: csm.HostCID, SrcPort: uint32(p.next()), Op: csm.Op(p.next()), Type: csm.TypeStream}
+	}
+	mask, payload := p.next(), p.u16()
+	for i, field := range []func(v uint64){
+		func(v uint64) { h.SrcCID = v },
+		func(v uint64) { h.DstCID = v },
+		func(v uint64) { h.DstPort = uint32(v) },
+		func(v uint64) { h.Len = uint32(v) },
+		func(v uint64) { h.Type = csm.Type(v) },
+		func(v uint64) { h.Flags = uint32(v) },
+		func(v uint64) { h.BufAlloc = uint32(v) },
+		func(v uint64) { h.FwdCnt = uint32(v) },
+	} {
+		if mask>>i&1 != 0 {
+			field(p.u64())
+		}
+	}
+	if c := m.conns[address{h.SrcPort, h.DstPort}]; c != nil {
+		c.misused = true
+		m.misuse(c)
+	}
+	m.anonymous = true
+	m.send(h, payload, 1+p.below(3), func(b []byte) { clear(b) })
+}
+
+// anyWord writes a word of a ring.
+func (m *machine) anyWord(p *program) {
+	r := m.rings[p.below(len(m.rings))]
+	part, at, n, v := p.below(3), p.u16(), 1+p.below(8), p.u64()
+	if m.gone {
+		return
+	}
+	m.goHostile()
+	c := r.Config()
+	start, size := c.Desc, 16*c.Size
+	switch part {
+	case 1:
+		start, size = c.Avail, 4+2*c.Size
+	case 2:
+		start, size = c.Used, 4
+	}
+	b := m.mem.Bytes(start+uint64(at%size), uint64(min(n, size-at%size)))
+	for i := range b {
+		b[i] = byte(v >> (8 * i))
+	}
+	r.ForceKick()
+}
+
+// anyChain writes a descriptor, or some, and makes it available.
+func (m *machine) anyChain(p *program) {
+	r := m.rings[p.below(len(m.rings))]
+	if m.gone {
+		return
+	}
+	m.goHostile()
+	n := 1 + p.below(3)
+	var packed []virtqueuetest.PackedDesc
+	first := p.below(r.Config().Size)
+	for i := range n {
+		gpa := memory.GuestAddr + uint64(p.u16())<<8
+		length, flags, next := uint32(p.u16()), uint16(p.next()), uint16(p.next())
+		if flags&8 != 0 {
+			gpa, flags = p.u64(), flags&^8
+		}
+		packed = append(packed, virtqueuetest.PackedDesc{Addr: gpa, Len: length, ID: next, Flags: flags & 7})
+		if !r.Config().Packed {
+			r.SetDesc(uint16((first+i)%r.Config().Size), virtqueuetest.Desc{Addr: gpa, Len: length, Flags: flags, Next: next})
+		}
+	}
+	if r.Config().Packed {
+		r.PostSlots(packed...)
+	} else {
+		r.Post(uint16(first))
+	}
+	r.ForceKick()
+}
