@@ -39,20 +39,20 @@ type Loop struct {
 	slots   []slot // by descriptor
 	ready   [batch]unix.EpollEvent
 	worker  Worker
-	started time.Time
+	clock   Clock
 	now     time.Duration
 	stopped bool
 	calls   calls
 }
 
 // New returns a loop without descriptors and with a worker that never has
-// anything to do. The caller must Close it.
-func New() (*Loop, error) {
+// anything to do. Deadlines are readings of clock. The caller must Close it.
+func New(clock Clock) (*Loop, error) {
 	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
 	}
-	l := &Loop{epoll: epoll, worker: idle{}, started: time.Now()}
+	l := &Loop{epoll: epoll, worker: idle{}, clock: clock}
 	if err := l.calls.open(l); err != nil {
 		unix.Close(epoll)
 		return nil, err
@@ -72,14 +72,8 @@ func (l *Loop) Close() error {
 // SetWorker replaces the worker.
 func (l *Loop) SetWorker(w Worker) { l.worker = w }
 
-// Now returns the time since the loop was made, read after the last wait.
+// Now returns what the clock told after the last wait, 0 before the first.
 func (l *Loop) Now() time.Duration { return l.now }
-
-// Advance puts the clock forward, for tests of what takes long.
-func (l *Loop) Advance(d time.Duration) {
-	l.started = l.started.Add(-d)
-	l.now += d
-}
 
 // Run serves until Stop and keeps its goroutine on one thread meanwhile. An
 // access to memory that its file no longer backs panics there with a
@@ -95,7 +89,7 @@ func (l *Loop) Run() error {
 		if err != nil {
 			return err
 		}
-		l.now = time.Since(l.started)
+		l.now = l.clock()
 		l.dispatch(l.ready[:n])
 		l.calls.run()
 		if at, ok := l.worker.Deadline(); ok && at <= l.now {
@@ -115,7 +109,7 @@ func (l *Loop) timeout(more bool) int {
 	if !ok {
 		return -1
 	}
-	left := at - time.Since(l.started)
+	left := at - l.clock()
 	if left <= 0 {
 		return 0
 	}

@@ -79,7 +79,7 @@ func (w *worker) Expire(now time.Duration) {
 
 func newLoop(t testing.TB) *eventloop.Loop {
 	t.Helper()
-	l, err := eventloop.New()
+	l, err := eventloop.New(eventloop.Monotonic())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -379,7 +379,7 @@ func TestStopEndsABlockedWaitFromAnotherGoroutine(t *testing.T) {
 }
 
 func TestDoAndStopAfterCloseAreHarmless(t *testing.T) {
-	l, err := eventloop.New()
+	l, err := eventloop.New(eventloop.Monotonic())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -444,6 +444,35 @@ func TestDeadlines(t *testing.T) {
 	// signals of the runtime may end a few.
 	if turns > 10 {
 		t.Errorf("%d turns for three deadlines", turns)
+	}
+}
+
+func TestDeadlinesComeByTheClockOfTheLoop(t *testing.T) {
+	var now time.Duration
+	l, err := eventloop.New(func() time.Duration { return now })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	turns, expired := 0, false
+	l.SetWorker(&worker{
+		work: func() bool {
+			if turns++; turns == 3 {
+				now = time.Hour
+			}
+			return true
+		},
+		deadline: func() (time.Duration, bool) { return time.Hour, !expired },
+		expire: func(at time.Duration) {
+			if turns != 3 || at != time.Hour || l.Now() != time.Hour {
+				t.Errorf("expired at %v, behind %d turns, now %v", at, turns, l.Now())
+			}
+			expired = true
+			l.Stop()
+		},
+	})
+	if err := l.Run(); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -284,7 +284,7 @@ func TestLostPortsAreAvoided(t *testing.T) {
 func FuzzLoadState(f *testing.F) {
 	log := logrus.New()
 	log.SetOutput(io.Discard)
-	loop, err := eventloop.New()
+	loop, err := eventloop.New(eventloop.Monotonic())
 	if err != nil {
 		f.Fatal(err)
 	}

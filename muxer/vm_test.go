@@ -72,7 +72,7 @@ func newVM(t testing.TB, o options) *vm {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	v := &vm{t: t, stats: new(muxer.Stats), path: filepath.Join(dir, "v"), ran: make(chan error, 1)}
-	if v.loop, err = eventloop.New(); err != nil {
+	if v.loop, err = eventloop.New(eventloop.Monotonic()); err != nil {
 		t.Fatal(err)
 	}
 

@@ -39,7 +39,7 @@ func newNeighbour(t *testing.T) *neighbour {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	d := &vm.Daemon{Socket: filepath.Join(dir, "vhost"), UDS: filepath.Join(dir, "vm")}
 	n := &neighbour{host: &host{Daemon: d, t: t, pid: os.Getpid()}}
-	loop, err := eventloop.New()
+	loop, err := eventloop.New(eventloop.Monotonic())
 	if err != nil {
 		t.Fatal(err)
 	}

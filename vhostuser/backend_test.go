@@ -341,7 +341,7 @@ func packed(c *vhostuser.Config) { c.Device.(*device).offers |= vhostuser.Featur
 // prepareBackend returns a backend whose loop does not run yet.
 func prepareBackend(t testing.TB, options ...func(*vhostuser.Config)) *backend {
 	t.Helper()
-	loop, err := eventloop.New()
+	loop, err := eventloop.New(eventloop.Monotonic())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,7 +27,7 @@ func quietLog() logrus.FieldLogger {
 // runLoop returns a VM that consists of a running loop.
 func runLoop(t *testing.T) *vm {
 	t.Helper()
-	loop, err := eventloop.New()
+	loop, err := eventloop.New(eventloop.Monotonic())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -82,7 +82,7 @@ func (v *vm) start() {
 // build makes the parts. After an error those made so far are left to the
 // caller.
 func (v *vm) build(cfg config, log logrus.FieldLogger) (err error) {
-	if v.loop, err = eventloop.New(); err != nil {
+	if v.loop, err = eventloop.New(eventloop.Monotonic()); err != nil {
 		return fmt.Errorf("event loop: %w", err)
 	}
 	v.muxer, err = muxer.New(muxer.Config{

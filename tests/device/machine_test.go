@@ -27,6 +27,7 @@ const turnsToStop = 200
 // turn of the device it does what the program has next.
 type machine struct {
 	t       testing.TB
+	now     time.Duration // by the loop's clock
 	loop    *eventloop.Loop
 	server  *vhostuser.Server
 	mux     *muxer.Muxer
@@ -103,7 +104,7 @@ func newMachine(t testing.TB, path string, kind byte) *machine {
 		conns: make(map[address]*conn), listeners: make(map[int]listening), buffer: make([]byte, 300<<10),
 	}
 	var err error
-	if m.loop, err = eventloop.New(); err != nil {
+	if m.loop, err = eventloop.New(func() time.Duration { return m.now }); err != nil {
 		t.Fatal(err)
 	}
 	log := logrus.New()
@@ -201,11 +202,9 @@ func (m *machine) Work() (more bool) {
 	return true
 }
 
-// Deadline returns none: the program says when time passes.
-func (m *machine) Deadline() (at time.Duration, ok bool) { return 0, false }
+func (m *machine) Deadline() (at time.Duration, ok bool) { return m.server.Deadline() }
 
-// Expire is not called.
-func (m *machine) Expire(time.Duration) {}
+func (m *machine) Expire(now time.Duration) { m.server.Expire(now) }
 
 // step does the next operation.
 func (m *machine) step() {
@@ -278,11 +277,9 @@ func (m *machine) look() {
 	m.accept()
 }
 
-// passTime makes deadlines come that are up to eleven seconds away.
+// passTime puts the clock forward, past deadlines up to eleven seconds away.
 func (m *machine) passTime(p *program) {
-	d := []time.Duration{time.Millisecond, 100 * time.Millisecond, 2100 * time.Millisecond, 11 * time.Second}[p.below(4)]
-	m.loop.Advance(d)
-	m.server.Expire(m.loop.Now())
+	m.now += []time.Duration{time.Millisecond, 100 * time.Millisecond, 2100 * time.Millisecond, 11 * time.Second}[p.below(4)]
 }
 
 // stopOrStart stops a ring, or starts it where it stopped.
