@@ -1,51 +1,94 @@
 package device
 
 import (
-	"math"
+	"errors"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vhost-user-vsock/vhost-user-vsock/guestmem"
 	"github.com/vhost-user-vsock/vhost-user-vsock/vhostuser"
 	"github.com/vhost-user-vsock/vhost-user-vsock/vhostuser/vhostusertest"
 )
 
-// newSession connects a frontend that sets everything up.
-func (m *machine) newSession() {
+// socketPair returns two connected sockets.
+func (m *machine) socketPair() (ours, theirs int) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	m.frontend, m.attached, m.spoken = pair[0], true, nil
-	if err := m.server.Serve(pair[1]); err != nil {
+	return pair[0], pair[1]
+}
+
+// newSession connects a frontend that sets everything up but the rings.
+func (m *machine) newSession() {
+	ours, theirs := m.socketPair()
+	m.frontend, m.attached = ours, true
+	m.replies, m.requests, m.due = m.replies[:0], m.requests[:0], m.due[:0]
+	if err := m.server.Serve(theirs); err != nil {
 		m.t.Fatal(err)
 	}
-	const protocol = vhostuser.ProtocolConfig | vhostuser.ProtocolResetDevice | vhostuser.ProtocolDeviceState
 	m.tell(vhostuser.MsgSetOwner, nil)
-	m.tell(vhostuser.MsgSetProtocolFeatures, vhostusertest.U64(uint64(protocol)))
+	m.acks = m.protocol&vhostuser.ProtocolReplyAck != 0
+	m.tell(vhostuser.MsgSetProtocolFeatures, vhostusertest.U64(uint64(m.protocol)))
+	if m.protocol&vhostuser.ProtocolBackendReq != 0 {
+		ours, theirs := m.socketPair()
+		m.channel = ours
+		m.tell(vhostuser.MsgSetBackendReqFd, nil, theirs)
+		unix.Close(theirs)
+	}
 	m.tell(vhostuser.MsgSetFeatures, vhostusertest.U64(m.features))
-	m.tell(vhostuser.MsgGetConfig, vhostuser.ConfigSpace{Size: 8}.AppendTo(nil), make([]byte, 8)...)
-	m.tellFds(vhostuser.MsgSetMemTable, vhostuser.MemRegions(m.mem.Regions()).AppendTo(nil), m.mem.Fds()...)
+	m.readConfig()
+	m.passMemory()
 }
 
-// endSession closes the frontend's socket, and lets the device see it.
+// endSession closes the frontend's sockets.
 func (m *machine) endSession() {
-	if m.frontend < 0 {
+	m.listenToBackend()
+	for _, fd := range []*int{&m.frontend, &m.channel} {
+		if *fd >= 0 {
+			unix.Close(*fd)
+			*fd = -1
+		}
+	}
+	m.acks, m.logging = false, nil
+}
+
+// awaitEnd lets the device see that the session has ended.
+func (m *machine) awaitEnd() { m.waits = func() bool { return !m.attached } }
+
+// nextSession lets the driver go on behind another frontend.
+func (m *machine) nextSession() {
+	if m.gone {
 		return
 	}
-	m.listenToBackend()
-	unix.Close(m.frontend)
-	m.frontend = -1
+	for _, r := range m.rings {
+		if !m.hostile && r.running {
+			r.at = uint32(r.UsedIdx())
+			if r.Config().Packed {
+				m.wild = true // where it stopped is not known
+			}
+		}
+		r.running = false
+	}
+	m.newSession()
+	m.startRings()
 }
 
-func (m *machine) tell(r vhostuser.Request, payload []byte, more ...byte) {
-	m.tellFds(r, append(payload, more...))
+// tell sends a message.
+func (m *machine) tell(r vhostuser.Request, payload []byte, fds ...int) {
+	var flags vhostuser.Flags
+	if m.acks {
+		flags = vhostuser.FlagNeedReply
+	}
+	if m.acks || slices.Contains(answered, r) {
+		m.due = append(m.due, r)
+	}
+	m.write(vhostusertest.Message(r, flags, payload), fds...)
 }
 
-// tellFds sends a message. A frontend whose session has ended is not heard.
-func (m *machine) tellFds(r vhostuser.Request, payload []byte, fds ...int) {
-	m.write(vhostusertest.Message(r, 0, payload), fds...)
-}
-
+// write sends what may be a message. A frontend whose session has ended is not
+// heard.
 func (m *machine) write(p []byte, fds ...int) {
 	if m.frontend < 0 {
 		return
@@ -54,26 +97,59 @@ func (m *machine) write(p []byte, fds ...int) {
 	if len(fds) > 0 {
 		oob = unix.UnixRights(fds...)
 	}
-	unix.SendmsgN(m.frontend, p, oob, nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
+	_, err := unix.SendmsgN(m.frontend, p, oob, nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
+	if errors.Is(err, unix.EAGAIN) {
+		m.goWild() // it awaits the end of a transfer, and hears no more
+	}
 }
 
-// startRing starts ring i where it stopped.
+// answer waits until the backend has answered everything.
+func (m *machine) answer() {
+	m.tell(vhostuser.MsgGetFeatures, nil)
+	m.waits = m.answeredAll
+}
+
+func (m *machine) answeredAll() bool { return len(m.due) == 0 }
+
+func (m *machine) readConfig() {
+	m.tell(vhostuser.MsgGetConfig, append(vhostuser.ConfigSpace{Size: 8}.AppendTo(nil), make([]byte, 8)...))
+}
+
+func (m *machine) startRings() {
+	for i := range m.rings {
+		m.startRing(i)
+	}
+}
+
+// startRing starts ring i where it stopped, and enables it.
 func (m *machine) startRing(i int) {
 	r := m.rings[i]
-	if m.frontend < 0 || r.running {
+	if m.frontend < 0 {
 		return
 	}
-	c := r.Config()
-	addr := vhostuser.VringAddr{
-		Index: uint32(i), Desc: userAddr(c.Desc), Avail: userAddr(c.Avail), Used: userAddr(c.Used),
+	if !r.running {
+		m.tell(vhostuser.MsgSetVringNum, vhostusertest.State(uint32(i), uint32(r.Config().Size)))
+		m.placeRing(i)
+		m.tell(vhostuser.MsgSetVringBase, vhostusertest.State(uint32(i), r.at))
+		if !m.inBand {
+			m.tell(vhostuser.MsgSetVringCall, vhostusertest.U64(uint64(i)), r.CallFd())
+			m.tell(vhostuser.MsgSetVringKick, vhostusertest.U64(uint64(i)), r.KickFd())
+		}
 	}
-	m.tell(vhostuser.MsgSetVringNum, vhostusertest.State(uint32(i), uint32(c.Size)))
+	if !r.running || r.disabled {
+		m.tell(vhostuser.MsgSetVringEnable, vhostusertest.State(uint32(i), 1))
+	}
+	r.running, r.disabled, r.armed = true, false, false
+}
+
+// placeRing says where ring i is, and whether what is written there is logged.
+func (m *machine) placeRing(i int) {
+	c := m.rings[i].Config()
+	addr := vhostuser.VringAddr{Index: uint32(i), Desc: userAddr(c.Desc), Avail: userAddr(c.Avail), Used: userAddr(c.Used)}
+	if m.log != nil {
+		addr.Flags, addr.Log = vhostuser.VringFlagLog, c.Used
+	}
 	m.tell(vhostuser.MsgSetVringAddr, addr.AppendTo(nil))
-	m.tell(vhostuser.MsgSetVringBase, vhostusertest.State(uint32(i), r.at))
-	m.tellFds(vhostuser.MsgSetVringCall, vhostusertest.U64(uint64(i)), r.CallFd())
-	m.tellFds(vhostuser.MsgSetVringKick, vhostusertest.U64(uint64(i)), r.KickFd())
-	m.tell(vhostuser.MsgSetVringEnable, vhostusertest.State(uint32(i), 1))
-	r.running = true
 }
 
 // stopRing stops ring i and waits until it is known where.
@@ -84,62 +160,106 @@ func (m *machine) stopRing(i int) {
 	}
 	m.tell(vhostuser.MsgGetVringBase, vhostusertest.State(uint32(i), 0))
 	r.running = false
-	m.waits = func() bool { return r.stopped }
-	r.stopped = false
+	m.waits = m.answeredAll
 }
 
-// listenToBackend takes what the backend has said.
-func (m *machine) listenToBackend() {
-	if m.frontend < 0 {
+// stopOrStart stops a ring, or starts it where it stopped.
+func (m *machine) stopOrStart(p *program) {
+	i := p.below(len(m.rings))
+	if m.rings[i].running {
+		m.stopRing(i)
+	} else {
+		m.startRing(i)
+	}
+}
+
+// enable disables a ring, or enables it.
+func (m *machine) enable(p *program) {
+	i := p.below(len(m.rings))
+	r := m.rings[i]
+	if !r.running {
 		return
 	}
-	var p [4096]byte
-	for {
-		n, err := unix.Read(m.frontend, p[:])
-		if n <= 0 || err != nil {
-			break
-		}
-		m.spoken = append(m.spoken, p[:n]...)
+	if r.disabled {
+		m.startRing(i)
+		return
 	}
-	for len(m.spoken) >= vhostuser.HeaderSize {
-		h := vhostuser.ParseHeader(m.spoken)
-		if h.Size > math.MaxUint16 || h.Flags != vhostuser.FlagVersion|vhostuser.FlagReply {
-			m.t.Fatalf("reply with the header %+v", h)
-		}
-		end := vhostuser.HeaderSize + int(h.Size)
-		if len(m.spoken) < end {
+	r.disabled = true
+	m.tell(vhostuser.MsgSetVringEnable, vhostusertest.State(uint32(i), 0))
+}
+
+// passNotifier passes a descriptor of a ring again, or says that there is none to
+// kick by.
+func (m *machine) passNotifier(p *program) {
+	i, what := p.below(len(m.rings)), p.below(3)
+	r := m.rings[i]
+	if !r.running || m.inBand {
+		return
+	}
+	switch what {
+	case 0:
+		m.tell(vhostuser.MsgSetVringCall, vhostusertest.U64(uint64(i)), r.CallFd())
+	case 1:
+		m.tell(vhostuser.MsgSetVringKick, vhostusertest.U64(uint64(i)), r.KickFd())
+	case 2:
+		m.tell(vhostuser.MsgSetVringKick, vhostusertest.U64(uint64(i)|uint64(vhostuser.VringNoFd)))
+	}
+}
+
+// passMemory passes the guest's memory, as a whole or piece by piece.
+func (m *machine) passMemory() {
+	if m.protocol&vhostuser.ProtocolConfigureMemSlots == 0 {
+		m.tell(vhostuser.MsgSetMemTable, vhostuser.MemRegions(m.mem.Regions()).AppendTo(nil), m.mem.Fds()...)
+		return
+	}
+	for i, r := range m.mem.Regions() {
+		m.addRegion(r, m.mem.Fds()[i])
+	}
+}
+
+func (m *machine) addRegion(r guestmem.Region, fd int) {
+	m.tell(vhostuser.MsgAddMemReg, vhostuser.SingleMemRegion(r).AppendTo(nil), fd)
+}
+
+// passMemoryAgain replaces the memory by the same; with slots, the region that the
+// rings are in, which rest meanwhile for a number of turns.
+func (m *machine) passMemoryAgain(p *program) {
+	turns := p.below(4)
+	if m.gone || m.frontend < 0 {
+		return
+	}
+	if m.protocol&vhostuser.ProtocolConfigureMemSlots == 0 {
+		m.passMemory()
+		return
+	}
+	first, fd := m.mem.Regions()[0], m.mem.Fds()[0]
+	m.tell(vhostuser.MsgRemMemReg, vhostuser.SingleMemRegion(first).AppendTo(nil))
+	m.turns = turns
+	m.tasks = append(m.tasks, func() { m.addRegion(first, fd) })
+}
+
+// newDriver stops all rings and starts fresh ones.
+func (m *machine) newDriver(reset bool) {
+	for i := range m.rings {
+		m.tasks = append(m.tasks, func() { m.stopRing(i) })
+	}
+	m.tasks = append(m.tasks, func() {
+		if m.hostile || m.frontend < 0 {
 			return
 		}
-		if h.Request == vhostuser.MsgGetVringBase && h.Size == 8 && !m.wild {
-			m.ringStopped(vhostuser.ParseVringState(m.spoken[vhostuser.HeaderSize:end]))
+		m.abandon()
+		if reset {
+			m.tell(vhostuser.MsgResetDevice, nil)
+			m.tell(vhostuser.MsgSetFeatures, vhostusertest.U64(m.features))
 		}
-		m.spoken = m.spoken[end:]
-	}
-}
-
-// ringStopped checks that a ring that stops is given back whole.
-func (m *machine) ringStopped(s vhostuser.VringState) {
-	if int(s.Index) >= len(m.rings) {
-		m.t.Fatalf("ring %d stopped", s.Index)
-	}
-	r := m.rings[s.Index]
-	r.at, r.stopped = s.Num, true
-	m.checkStopped(int(s.Index))
-}
-
-// checkStopped checks that the device holds no chain of a ring: of the tx ring it
-// has used every one, and others it would get again.
-func (m *machine) checkStopped(i int) {
-	if m.wild {
-		return
-	}
-	r := m.rings[i]
-	if used, added := r.UsedIdx(), r.AvailIdx(); i == vhostusertest.TxIndex && used != added {
-		m.t.Errorf("tx ring stopped with %d chains used of %d", used, added)
-	}
-	if !r.Config().Packed && !r.running && uint16(r.at) != r.UsedIdx() {
-		m.t.Errorf("ring %d stopped at %d, used %d", i, r.at, r.UsedIdx())
-	}
+		m.readConfig()
+		m.cid = m.configured
+		for i, r := range m.rings {
+			m.rings[i] = m.newRing(i, r)
+		}
+		m.postEvents()
+		m.startRings()
+	})
 }
 
 // changeState saves the device's state and perhaps loads it, or what the program
@@ -154,11 +274,8 @@ func (m *machine) changeState(p *program) {
 	if m.frontend < 0 {
 		return
 	}
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	defer unix.Close(pair[1])
+	ours, theirs := m.socketPair()
+	defer unix.Close(theirs)
 	d := vhostuser.DeviceState{Direction: vhostuser.TransferSave, Phase: vhostuser.TransferStopped}
 	state := m.saved
 	if kind == 2 {
@@ -166,15 +283,15 @@ func (m *machine) changeState(p *program) {
 	}
 	if kind > 0 {
 		d.Direction = vhostuser.TransferLoad
-		unix.Write(pair[0], state)
+		unix.Write(ours, state)
 		m.abandon() // the guest of the state is another one
 	}
-	m.tellFds(vhostuser.MsgSetDeviceStateFd, d.AppendTo(nil), pair[1])
+	m.tell(vhostuser.MsgSetDeviceStateFd, d.AppendTo(nil), theirs)
 	m.tell(vhostuser.MsgCheckDeviceState, nil)
-	m.transfers = append(m.transfers, pair[0])
+	m.transfers = append(m.transfers, ours)
 	m.saving = kind == 0
 	if kind < 3 && kind > 0 {
-		unix.Shutdown(pair[0], unix.SHUT_WR)
+		unix.Shutdown(ours, unix.SHUT_WR)
 	}
 }
 

@@ -1,7 +1,10 @@
 package device
 
 import (
+	"slices"
+
 	"github.com/vhost-user-vsock/vhost-user-vsock/csm"
+	"github.com/vhost-user-vsock/vhost-user-vsock/vhostuser"
 	"github.com/vhost-user-vsock/vhost-user-vsock/vhostuser/vhostusertest"
 	"github.com/vhost-user-vsock/vhost-user-vsock/virtqueue/virtqueuetest"
 )
@@ -18,28 +21,39 @@ const (
 // ring is a driver's ring with the memory of its chains.
 type ring struct {
 	*virtqueuetest.Ring
-	rooms   []uint64          // guest addresses of rooms without a packet
-	held    map[uint32]uint64 // by head: rooms that the device has
-	at      uint32            // where it starts next, as the frontend knows it
-	running bool              // as the frontend sees it
-	stopped bool              // the frontend knows where
+	index    int
+	rooms    []uint64        // guest addresses of rooms without a packet
+	held     map[uint32]room // by head: what the device has
+	at       uint32          // where it starts next, as the frontend knows it
+	running  bool            // as the frontend sees it
+	disabled bool            // likewise
+	called   bool            // by VHOST_USER_BACKEND_VRING_CALL
+	armed    bool            // the device must interrupt when it uses a chain
 }
 
-// newRing returns a ring; old, if not nil, is the one whose place it takes.
-func (m *machine) newRing(old *ring) *ring {
+// room is a chain's memory.
+type room struct {
+	gpa      uint64
+	writable uint32 // bytes
+}
+
+// newRing returns ring i; old, if not nil, is the one whose place it takes.
+func (m *machine) newRing(i int, old *ring) *ring {
 	o := m.options
-	r := &ring{held: make(map[uint32]uint64)}
+	r := &ring{index: i, held: make(map[uint32]room)}
 	if old != nil {
 		c := old.Config()
 		o.Desc, o.Avail, o.Used = c.Desc, c.Avail, c.Used
 		clear(m.mem.Bytes(o.Desc, 16*uint64(c.Size)))
 		r.rooms = old.rooms
-		for _, gpa := range old.held {
-			r.rooms = append(r.rooms, gpa)
+		for _, held := range old.held {
+			r.rooms = append(r.rooms, held.gpa)
 		}
+		slices.Sort(r.rooms) // for the same program has the same ones each time
+		m.baseline.fds += 2  // the old ones end with the test
 	} else {
 		for range rooms {
-			r.rooms = append(r.rooms, m.mem.Alloc(roomSize, 4096))
+			r.rooms = append(r.rooms, m.mem.Alloc(roomSize, pageSize))
 		}
 	}
 	r.Ring = virtqueuetest.NewRing(m.t, m.mem, o)
@@ -65,23 +79,74 @@ func (r *ring) add(n, pieces int, write bool) (gpa uint64, ok bool) {
 	if r.Config().Indirect && pieces > 1 {
 		direct = 0
 	}
-	r.held[uint32(r.AddMixed(direct, segs...))] = gpa
+	held := room{gpa: gpa}
+	if write {
+		held.writable = uint32(n)
+	}
+	r.held[uint32(r.AddMixed(direct, segs...))] = held
 	return gpa, true
 }
 
-// take takes a chain back.
-func (m *machine) take(r *ring) (gpa uint64, n uint32, ok bool) {
-	e, ok := r.Used()
-	if !ok {
-		return 0, 0, false
+// kick makes what was added available, and kicks if the device wants it.
+func (m *machine) kick(r *ring) {
+	if !m.inBand {
+		r.Kick()
+		return
 	}
-	gpa, ok = r.held[e.ID]
+	r.Publish()
+	if r.ShouldKick() {
+		m.forceKick(r)
+	}
+}
+
+// forceKick kicks the device, wanted or not. Where a message does it, it would
+// start a ring that was stopped.
+func (m *machine) forceKick(r *ring) {
+	switch {
+	case !m.inBand:
+		r.ForceKick()
+	case r.running:
+		m.tell(vhostuser.MsgVringKick, vhostusertest.State(uint32(r.index), 0))
+	}
+}
+
+// takeAll takes the chains back that the device has used, and checks that it has
+// interrupted the driver where that was due.
+func (m *machine) takeAll(r *ring, taken func(gpa uint64, n uint32)) {
+	interrupted := r.Interrupts() > 0 || r.called
+	r.called = false
+	for armed := r.armed; ; armed = false {
+		for {
+			e, ok := r.Used()
+			if !ok {
+				break
+			}
+			if armed && !interrupted && !m.wild && !r.disabled && r.running {
+				m.t.Fatalf("ring %d: a chain was used without an interrupt", r.index)
+			}
+			gpa := m.take(r, e)
+			taken(gpa, e.Len)
+		}
+		if r.armed = true; !r.ArmInterrupt() {
+			return
+		}
+	}
+}
+
+// take takes a chain back.
+func (m *machine) take(r *ring, e virtqueuetest.Elem) (gpa uint64) {
+	held, ok := r.held[e.ID]
 	if !ok {
-		m.t.Fatalf("chain %d was used, which the device did not have", e.ID)
+		m.t.Fatalf("ring %d: chain %d was used, which the device did not have", r.index, e.ID)
+	}
+	if e.Len > held.writable {
+		m.t.Fatalf("ring %d: %d bytes written into a chain of %d", r.index, e.Len, held.writable)
 	}
 	delete(r.held, e.ID)
-	r.rooms = append(r.rooms, gpa)
-	return gpa, e.Len, true
+	r.rooms = append(r.rooms, held.gpa)
+	m.moved++
+	m.checkLogged(r, held.gpa, e.Len)
+	return held.gpa
 }
 
 // conn is a connection as the guest sees it.
@@ -95,7 +160,9 @@ type conn struct {
 
 	hostAlloc, hostFwd uint32
 	received, fwd      int
+	told               int // fwd in the latest packet
 	alloc              int
+	expired            int // of the machine, when it began
 	message            int // bytes so far of the message that is being received
 	messages           int // received
 	shut, hostShut     uint32
@@ -148,7 +215,7 @@ func (m *machine) conn(p *program) *conn {
 }
 
 func (m *machine) addConn(a address, typ csm.Type, alloc int) *conn {
-	c := &conn{guest: a.guest, host: a.host, typ: typ, alloc: alloc, stream: m.newStream()}
+	c := &conn{guest: a.guest, host: a.host, typ: typ, alloc: alloc, expired: m.expired, stream: m.newStream()}
 	if old := m.conns[a]; old != nil {
 		old.open, old.misused, c.misused = false, true, true
 	}
@@ -170,8 +237,8 @@ func (m *machine) send(h csm.Header, n, pieces int, fill func([]byte)) bool {
 	if m.hostile {
 		return false
 	}
-	r := m.rings[vhostusertest.TxIndex]
 	m.reap()
+	r := m.rings[vhostusertest.TxIndex]
 	gpa, ok := r.add(csm.HeaderSize+n, pieces, false)
 	if !ok {
 		return false
@@ -184,22 +251,15 @@ func (m *machine) send(h csm.Header, n, pieces int, fill func([]byte)) bool {
 	if fill != nil {
 		fill(p[csm.HeaderSize:])
 	}
-	r.Kick()
+	if c := m.conns[address{h.SrcPort, h.DstPort}]; c != nil {
+		c.told = int(h.FwdCnt)
+	}
+	m.kick(r)
 	return true
 }
 
 // reap takes the tx chains back that the device has used.
-func (m *machine) reap() {
-	for {
-		_, n, ok := m.take(m.rings[vhostusertest.TxIndex])
-		if !ok {
-			return
-		}
-		if n != 0 {
-			m.t.Errorf("%d bytes written into a packet of the guest", n)
-		}
-	}
-}
+func (m *machine) reap() { m.takeAll(m.rings[vhostusertest.TxIndex], func(uint64, uint32) {}) }
 
 // request connects to a host port.
 func (m *machine) request(p *program) {
@@ -268,19 +328,17 @@ func (m *machine) postBuffers(p *program) {
 			break
 		}
 	}
-	r.Kick()
+	m.kick(r)
 }
 
 // receive takes the packets that have come.
 func (m *machine) receive() {
-	r := m.rings[vhostusertest.RxIndex]
-	for {
-		gpa, n, ok := m.take(r)
-		if !ok {
-			return
-		}
+	m.takeAll(m.rings[vhostusertest.RxIndex], func(gpa uint64, n uint32) {
 		if n == 0 {
-			continue // the device could not use it
+			return // the device could not use it
+		}
+		if n < csm.HeaderSize {
+			m.t.Fatalf("%d bytes came, which are no packet", n)
 		}
 		b := m.mem.Bytes(gpa, uint64(n))
 		var h csm.Header
@@ -289,6 +347,34 @@ func (m *machine) receive() {
 			m.t.Errorf("packet of %d bytes has len %d", len(b), h.Len)
 		}
 		m.handle(&h, b[csm.HeaderSize:])
+	})
+}
+
+// postEvents fills the event ring, if there is one.
+func (m *machine) postEvents() {
+	if len(m.rings) <= vhostusertest.EventIndex || m.hostile {
+		return
+	}
+	r := m.rings[vhostusertest.EventIndex]
+	for r.Free() > 0 {
+		if _, ok := r.add(8, 1, true); !ok {
+			break
+		}
+	}
+	m.kick(r)
+}
+
+// receiveEvents drops the guest's connections when it is told to.
+func (m *machine) receiveEvents() {
+	if len(m.rings) <= vhostusertest.EventIndex {
+		return
+	}
+	came := false
+	m.takeAll(m.rings[vhostusertest.EventIndex], func(uint64, uint32) { came = true })
+	if came {
+		m.abandon()
+		m.cid = m.configured
+		m.postEvents()
 	}
 }
 
@@ -319,6 +405,9 @@ func (m *machine) handle(h *csm.Header, payload []byte) {
 		delete(m.conns, a)
 	case csm.OpShutdown:
 		c.hostShut |= h.Flags
+		if h.Flags&csm.ShutdownSend != 0 {
+			m.checkEnd(c)
+		}
 	case csm.OpCreditRequest:
 		m.send(m.header(c, csm.OpCreditUpdate), 0, 1, nil)
 	case csm.OpRW:
@@ -334,7 +423,7 @@ func (m *machine) receivePayload(c *conn, h *csm.Header, p []byte) {
 	if c.hostShut&csm.ShutdownSend != 0 {
 		m.t.Errorf("RW behind SHUTDOWN for ports %d, %d", c.guest, c.host)
 	}
-	if unread := c.received - c.fwd + len(p); unread > c.alloc {
+	if unread := c.received - c.told + len(p); unread > c.alloc {
 		m.t.Errorf("credit exceeded: %d bytes unread, %d allocated", unread, c.alloc)
 	}
 	if c.received == 0 && len(p) > 0 {
@@ -352,6 +441,18 @@ func (m *machine) receivePayload(c *conn, h *csm.Header, p []byte) {
 		c.messages, c.message = c.messages+1, 0
 	}
 	c.fwd = c.received - c.received%4096 // keeps some of it
+}
+
+// checkEnd checks that a host program that has ended its stream was heard out.
+func (m *machine) checkEnd(c *conn) {
+	if c.misused || m.wild {
+		return
+	}
+	for _, h := range m.clients {
+		if c.peer == &h.stream && !h.misused && c.received != h.sent {
+			m.t.Errorf("the guest got %d bytes of %d before SHUTDOWN", c.received, h.sent)
+		}
+	}
 }
 
 // compare checks that p is what s has at an offset.
@@ -432,7 +533,7 @@ func (m *machine) anyWord(p *program) {
 	for i := range b {
 		b[i] = byte(v >> (8 * i))
 	}
-	r.ForceKick()
+	m.forceKick(r)
 }
 
 // anyChain writes a descriptor, or some, and makes it available.
@@ -446,7 +547,7 @@ func (m *machine) anyChain(p *program) {
 	var packed []virtqueuetest.PackedDesc
 	first := p.below(r.Config().Size)
 	for i := range n {
-		gpa := memory.GuestAddr + uint64(p.u16())<<8
+		gpa := memory[0].GuestAddr + uint64(p.u16())<<7
 		length, flags, next := uint32(p.u16()), uint16(p.next()), uint16(p.next())
 		if flags&8 != 0 {
 			gpa, flags = p.u64(), flags&^8
@@ -461,5 +562,5 @@ func (m *machine) anyChain(p *program) {
 	} else {
 		r.Post(uint16(first))
 	}
-	r.ForceKick()
+	m.forceKick(r)
 }

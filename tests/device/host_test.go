@@ -3,7 +3,9 @@ package device
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
+	"testing"
 
 	"golang.org/x/sys/unix"
 
@@ -30,27 +32,72 @@ type client struct {
 	misused  bool
 }
 
-// listenFd returns a socket that listens at path.
-func (m *machine) listenFd(typ csm.Type, path string) int {
-	kind := unix.SOCK_STREAM
+// hosts is what stays from one program to the next: where the device listens.
+type hosts struct {
+	path      string
+	listeners map[csm.Type]int
+	buffer    []byte
+}
+
+func newHosts(tb testing.TB) *hosts {
+	h := &hosts{path: filepath.Join(tb.TempDir(), "v"), listeners: make(map[csm.Type]int), buffer: make([]byte, 300<<10)}
+	for typ := csm.TypeStream; typ <= csm.TypeSeqpacket; typ++ {
+		h.listeners[typ] = listenAt(tb, typ, h.pathOf(typ))
+	}
+	return h
+}
+
+// pathOf returns where the device listens for connections of a type.
+func (h *hosts) pathOf(typ csm.Type) string {
 	if typ == csm.TypeSeqpacket {
-		kind = unix.SOCK_SEQPACKET
+		return h.path + "_seqpacket"
 	}
-	os.Remove(path)
-	fd, err := unix.Socket(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	return h.path
+}
+
+// listener returns a descriptor of the socket where the device listens, which
+// nobody else has connected to.
+func (h *hosts) listener(tb testing.TB, typ csm.Type) int {
+	for {
+		fd, _, err := unix.Accept4(h.listeners[typ], unix.SOCK_CLOEXEC)
+		if err != nil {
+			break
+		}
+		unix.Close(fd)
+	}
+	fd, err := unix.FcntlInt(uintptr(h.listeners[typ]), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
-		m.t.Fatal(err)
-	}
-	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
-		m.t.Fatal(err)
-	}
-	if err := unix.Listen(fd, 2); err != nil {
-		m.t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return fd
 }
 
-func (m *machine) portPath(port int) string { return fmt.Sprintf("%s_%d", m.path, port) }
+// listenAt returns a socket that listens at path.
+func listenAt(tb testing.TB, typ csm.Type, path string) int {
+	os.Remove(path)
+	fd := newSocket(tb, typ)
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+		tb.Fatal(err)
+	}
+	if err := unix.Listen(fd, 2); err != nil {
+		tb.Fatal(err)
+	}
+	return fd
+}
+
+func newSocket(tb testing.TB, typ csm.Type) int {
+	kind := unix.SOCK_STREAM
+	if typ == csm.TypeSeqpacket {
+		kind = unix.SOCK_SEQPACKET
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return fd
+}
+
+func (m *machine) portPath(port int) string { return fmt.Sprintf("%s_%d", m.hosts.path, port) }
 
 // listen begins or ends to listen at a port.
 func (m *machine) listen(p *program) {
@@ -61,7 +108,7 @@ func (m *machine) listen(p *program) {
 		delete(m.listeners, port)
 		return
 	}
-	m.listeners[port] = listening{m.listenFd(typ, m.portPath(port)), typ}
+	m.listeners[port] = listening{listenAt(m.t, typ, m.portPath(port)), typ}
 }
 
 type listening struct {
@@ -79,6 +126,7 @@ func (m *machine) accept() {
 				break
 			}
 			m.clients = append(m.clients, &client{fd: fd, typ: l.typ, stream: m.newStream()})
+			m.moved++
 		}
 	}
 }
@@ -89,15 +137,8 @@ func (m *machine) connect(p *program) {
 	if len(m.clients) == maxClients {
 		return
 	}
-	kind, path := unix.SOCK_STREAM, m.path
-	if typ == csm.TypeSeqpacket {
-		kind, path = unix.SOCK_SEQPACKET, m.path+"_seqpacket"
-	}
-	fd, err := unix.Socket(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	if unix.Connect(fd, &unix.SockaddrUnix{Name: path}) != nil {
+	fd := newSocket(m.t, typ)
+	if unix.Connect(fd, &unix.SockaddrUnix{Name: m.hosts.pathOf(typ)}) != nil {
 		unix.Close(fd)
 		return
 	}
@@ -166,8 +207,10 @@ func (m *machine) hostRead(c *client, reads int) {
 			m.t.Fatal("message is longer than any")
 		}
 		if n == 0 && c.typ == csm.TypeStream {
+			m.checkEndOfFile(c)
 			return
 		}
+		m.moved += min(n, 1) // end of file comes again and again
 		m.hostReceived(c, b)
 	}
 }
@@ -197,6 +240,20 @@ func (m *machine) hostReceived(c *client, b []byte) {
 	if c.typ == csm.TypeSeqpacket {
 		m.compareMessage(c.peer, c.messages, len(b))
 		c.messages++
+	}
+}
+
+// checkEndOfFile checks that a host program got all of a guest's stream that has
+// ended. A guest that may have been too slow for one of its deadlines lost the
+// connection, and need not know.
+func (m *machine) checkEndOfFile(h *client) {
+	c := h.owner
+	if m.wild || h.misused || c == nil || c.misused || c.expired != m.expired {
+		return
+	}
+	ended := c.shut == csm.ShutdownRcv|csm.ShutdownSend // is answered by RST
+	if (c.open || ended) && h.received != c.sent {
+		m.t.Errorf("a host program got %d bytes of %d before end of file", h.received, c.sent)
 	}
 }
 

@@ -2,12 +2,10 @@ package device
 
 import (
 	"io"
-	"os"
 	"testing"
 	"time"
 
 	"github.com/sirupsen/logrus"
-	"golang.org/x/sys/unix"
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/csm"
 	"github.com/vhost-user-vsock/vhost-user-vsock/eventloop"
@@ -17,11 +15,15 @@ import (
 	"github.com/vhost-user-vsock/vhost-user-vsock/virtqueue/virtqueuetest"
 )
 
-// memory is the guest's RAM.
-var memory = virtqueuetest.Extent{GuestAddr: 1 << 20, Size: 8 << 20}
+// memory is the guest's RAM. Its rings are in the first part.
+var memory = []virtqueuetest.Extent{{GuestAddr: 1 << 20, Size: 4 << 20}, {GuestAddr: 5 << 20, Size: 4 << 20}}
 
-// turnsToStop is how many turns a session may take to stop a ring.
-const turnsToStop = 200
+// A device may take so many turns to answer. One whose frontend breaks rules may
+// answer to nothing.
+const (
+	turnsToAnswer     = 200
+	turnsToAnswerWild = 8
+)
 
 // machine is a device with all its peers. It is the worker of the loop: after a
 // turn of the device it does what the program has next.
@@ -32,21 +34,29 @@ type machine struct {
 	server  *vhostuser.Server
 	mux     *muxer.Muxer
 	stats   muxer.Stats
-	path    string
+	hosts   *hosts
 	program program
 	turns   int         // of the device before the program goes on
 	tasks   []func()    // to do before the program goes on
 	waits   func() bool // nil, or what has to come true before the next task
 	waited  int
+	moved   int // things that came to a peer: if none does, all is quiet
+	rounds  int // at the end
+	quiet   int // of them, the last ones without anything new
 
 	// The frontend.
-	frontend  int
-	attached  bool
-	features  uint64
-	spoken    []byte // by the backend, not looked at
-	saved     []byte // the device's state
-	saving    bool
-	transfers []int // our ends
+	frontend, channel int // our ends, -1 if there is none
+	attached          bool
+	protocol          vhostuser.ProtocolFeatures
+	features          uint64
+	acks, inBand      bool
+	due               []vhostuser.Request // replies
+	replies, requests []byte              // beginnings of messages of the backend
+	log               *vhostusertest.DirtyLog
+	logging           *vhostusertest.DirtyLog // the same, once the device is known to write to it
+	saved             []byte                  // the device's state
+	saving            bool
+	transfers         []int // our ends
 
 	// The guest.
 	mem        *virtqueuetest.Memory
@@ -63,7 +73,10 @@ type machine struct {
 	buffer    []byte
 	seeds     int
 
+	baseline held // by this process, while no peer is there
+
 	// What the peers did that ends checks.
+	expired   int  // how often deadlines of connections may have come
 	anonymous bool // bytes may come that are no stream's
 	wild      bool // messages, rings or memory are not what is thought here
 	hostile   bool // rings or memory
@@ -71,63 +84,45 @@ type machine struct {
 	final     bool // the program is over
 }
 
-// Bits of a program's first byte.
-const (
-	withPacked = 1 << iota
-	withEventIdx
-	withIndirect
-	withSeqpacket
-	withEvents
-	withSmallRing
-)
+// held is what a process holds.
+type held struct {
+	fds    int
+	memory int // mappings
+	logs   int // likewise
+}
 
 // play runs a program, and checks that nothing is left of it.
-func play(t testing.TB, path string, p program) {
-	before := openFds()
-	t.Cleanup(func() {
-		if n := openFds(); n != before && !t.Failed() {
-			t.Errorf("%d descriptors before, %d after", before, n)
-		}
-	})
-	m := newMachine(t, path, p.next())
+func play(t testing.TB, h *hosts, p program) {
+	m := newMachine(t, h, p.u16())
 	m.program = p
 	m.tasks = append(m.tasks, m.newSession, m.startRings)
 	if err := m.loop.Run(); err != nil {
 		t.Fatal(err)
 	}
-	m.close()
 }
 
-func newMachine(t testing.TB, path string, kind byte) *machine {
+func newMachine(t testing.TB, h *hosts, kind int) *machine {
 	m := &machine{
-		t: t, path: path, frontend: -1, cid: guestCID, configured: guestCID,
-		conns: make(map[address]*conn), listeners: make(map[int]listening), buffer: make([]byte, 300<<10),
+		t: t, hosts: h, frontend: -1, channel: -1, cid: guestCID, configured: guestCID,
+		conns: make(map[address]*conn), listeners: make(map[int]listening), buffer: h.buffer,
 	}
-	var err error
-	if m.loop, err = eventloop.New(func() time.Duration { return m.now }); err != nil {
-		t.Fatal(err)
+	m.negotiate(kind)
+	m.newDevice()
+	m.mem = virtqueuetest.NewMemory(t, memory...)
+	m.rings = []*ring{m.newRing(0, nil), m.newRing(1, nil)}
+	if kind&withEvents != 0 {
+		m.rings = append(m.rings, m.newRing(2, nil))
+		m.postEvents()
 	}
-	log := logrus.New()
-	log.SetOutput(io.Discard)
-	m.mux, err = muxer.New(muxer.Config{
-		Loop: m.loop, Log: log, GuestCID: guestCID, UDSPath: path, MaxConnections: 32,
-		MaxBuffered: 1 << 20, Packed: true, Stats: &m.stats,
-		OwnSocket: func(string) bool { return false },
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	m.server = vhostuser.NewServer(vhostuser.Config{Loop: m.loop, Device: m.mux, OnSessionEnd: m.sessionEnded})
-	if err := m.mux.Listen(m.listenFd(csm.TypeStream, path)); err != nil {
-		t.Fatal(err)
-	}
-	if err := m.mux.ListenSeqpacket(m.listenFd(csm.TypeSeqpacket, path+"_seqpacket")); err != nil {
-		t.Fatal(err)
-	}
-	m.loop.SetWorker(m)
+	m.baseline = held{openFds(), mappings("guest"), mappings("log")}
+	t.Cleanup(m.close)
+	return m
+}
 
-	m.mem = virtqueuetest.NewMemory(t, memory)
+// negotiate chooses features.
+func (m *machine) negotiate(kind int) {
 	m.features = vhostuser.FeatureVersion1 | vhostuser.FeatureProtocolFeatures | 1
+	m.protocol = vhostuser.ProtocolConfig | vhostuser.ProtocolResetDevice | vhostuser.ProtocolDeviceState | vhostuser.ProtocolLogShmfd
 	m.options = virtqueuetest.Options{Size: 64}
 	if kind&withSmallRing != 0 {
 		m.options.Size = 4
@@ -146,20 +141,48 @@ func newMachine(t testing.TB, path string, kind byte) *machine {
 		m.options.Indirect = true
 	}
 	if kind&withSeqpacket != 0 {
-		m.features |= 1 << 1
+		m.features |= 1 << 1 // VIRTIO_VSOCK_F_SEQPACKET
 	}
-	m.rings = []*ring{m.newRing(nil), m.newRing(nil)}
-	if kind&withEvents != 0 {
-		m.rings = append(m.rings, m.newRing(nil))
-		m.postEvents()
+	if kind&withAcks != 0 {
+		m.protocol |= vhostuser.ProtocolReplyAck
 	}
-	return m
+	if kind&withChannel != 0 {
+		m.protocol |= vhostuser.ProtocolBackendReq
+	}
+	if kind&withInBand != 0 {
+		m.protocol |= vhostuser.ProtocolInBandNotifications | vhostuser.ProtocolBackendReq | vhostuser.ProtocolReplyAck
+		m.inBand = true
+	}
+	if kind&withSlots != 0 {
+		m.protocol |= vhostuser.ProtocolConfigureMemSlots
+	}
 }
 
-func (m *machine) startRings() {
-	for i := range m.rings {
-		m.startRing(i)
+func (m *machine) newDevice() {
+	var err error
+	if m.loop, err = eventloop.New(func() time.Duration { return m.now }); err != nil {
+		m.t.Fatal(err)
 	}
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	m.mux, err = muxer.New(muxer.Config{
+		Loop: m.loop, Log: log, GuestCID: guestCID, UDSPath: m.hosts.path, MaxConnections: 32,
+		MaxBuffered: 1 << 20, Packed: true, Stats: &m.stats,
+		OwnSocket: func(string) bool { return false },
+	})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	if err := m.mux.Listen(m.hosts.listener(m.t, csm.TypeStream)); err != nil {
+		m.t.Fatal(err)
+	}
+	if err := m.mux.ListenSeqpacket(m.hosts.listener(m.t, csm.TypeSeqpacket)); err != nil {
+		m.t.Fatal(err)
+	}
+	m.server = vhostuser.NewServer(vhostuser.Config{
+		Loop: m.loop, Device: m.mux, InBand: true, OnSessionEnd: m.sessionEnded,
+	})
+	m.loop.SetWorker(m)
 }
 
 // sessionEnded is told by the server.
@@ -179,14 +202,9 @@ func (m *machine) Work() (more bool) {
 	}
 	m.listenToBackend()
 	m.takeSaved()
-	if m.waits != nil && m.attached && !m.waits() && m.waited < turnsToStop {
-		m.waited++
+	if m.mustWait() {
 		return true
 	}
-	if m.waited == turnsToStop && !m.wild && len(m.transfers) == 0 {
-		m.t.Fatal("the device does not answer")
-	}
-	m.waits, m.waited = nil, 0
 	switch {
 	case len(m.tasks) > 0:
 		task := m.tasks[0]
@@ -200,6 +218,24 @@ func (m *machine) Work() (more bool) {
 		m.loop.Stop()
 	}
 	return true
+}
+
+// mustWait reports whether something has to come true before the next task.
+func (m *machine) mustWait() bool {
+	limit := turnsToAnswer
+	if m.wild {
+		limit = turnsToAnswerWild
+	}
+	if m.waits != nil && m.attached && !m.waits() {
+		if m.waited++; m.waited < limit {
+			return true
+		}
+		if !m.wild && len(m.transfers) == 0 {
+			m.t.Fatalf("the device does not answer: due are %v", m.due)
+		}
+	}
+	m.waits, m.waited = nil, 0
+	return false
 }
 
 func (m *machine) Deadline() (at time.Duration, ok bool) { return m.server.Deadline() }
@@ -236,6 +272,14 @@ func (m *machine) step() {
 		m.passTime(p)
 	case opStop:
 		m.stopOrStart(p)
+	case opEnable:
+		m.enable(p)
+	case opNotifier:
+		m.passNotifier(p)
+	case opMemory:
+		m.passMemoryAgain(p)
+	case opLog:
+		m.changeLog(p)
 	case opNewDriver:
 		m.newDriver(p.below(2) == 0)
 	case opState:
@@ -247,7 +291,7 @@ func (m *machine) step() {
 		m.server.ConfigChanged()
 	case opSession:
 		m.abandon()
-		m.tasks = append(m.tasks, m.endSession, func() { m.waits = func() bool { return !m.attached } }, m.nextSession)
+		m.tasks = append(m.tasks, m.endSession, m.awaitEnd, m.nextSession)
 	case opPacket:
 		m.anyPacket(p)
 	case opWord:
@@ -261,7 +305,7 @@ func (m *machine) step() {
 	case opShrink:
 		m.goHostile()
 		m.gone = true
-		if err := m.mem.Shrink(0, int64(p.u16())<<8); err != nil {
+		if err := m.mem.Shrink(p.below(len(memory)), int64(p.u16())<<7); err != nil {
 			m.t.Fatal(err)
 		}
 	}
@@ -279,92 +323,11 @@ func (m *machine) look() {
 
 // passTime puts the clock forward, past deadlines up to eleven seconds away.
 func (m *machine) passTime(p *program) {
-	m.now += []time.Duration{time.Millisecond, 100 * time.Millisecond, 2100 * time.Millisecond, 11 * time.Second}[p.below(4)]
-}
-
-// stopOrStart stops a ring, or starts it where it stopped.
-func (m *machine) stopOrStart(p *program) {
-	i := p.below(len(m.rings))
-	if m.rings[i].running {
-		m.stopRing(i)
-	} else {
-		m.startRing(i)
+	d := []time.Duration{time.Millisecond, 100 * time.Millisecond, 2100 * time.Millisecond, 11 * time.Second}[p.below(4)]
+	if d > time.Second {
+		m.expired++
 	}
-}
-
-// newDriver stops all rings and starts fresh ones.
-func (m *machine) newDriver(reset bool) {
-	for i := range m.rings {
-		m.tasks = append(m.tasks, func() { m.stopRing(i) })
-	}
-	m.tasks = append(m.tasks, func() {
-		if m.hostile || m.frontend < 0 {
-			return
-		}
-		m.abandon()
-		if reset {
-			m.tell(vhostuser.MsgResetDevice, nil)
-			m.tell(vhostuser.MsgSetFeatures, vhostusertest.U64(m.features))
-		}
-		m.tell(vhostuser.MsgGetConfig, vhostuser.ConfigSpace{Size: 8}.AppendTo(nil), make([]byte, 8)...)
-		m.cid = m.configured
-		for i, r := range m.rings {
-			m.rings[i] = m.newRing(r)
-		}
-		m.postEvents()
-		m.startRings()
-	})
-}
-
-// nextSession lets the driver go on behind another frontend.
-func (m *machine) nextSession() {
-	if m.gone {
-		return
-	}
-	for _, r := range m.rings {
-		if !m.hostile && r.running {
-			r.at = uint32(r.UsedIdx())
-			if r.Config().Packed {
-				m.wild = true // where it stopped is not known
-			}
-		}
-		r.running = false
-	}
-	m.newSession()
-	m.startRings()
-}
-
-// postEvents fills the event ring, if there is one.
-func (m *machine) postEvents() {
-	if len(m.rings) <= vhostusertest.EventIndex || m.hostile {
-		return
-	}
-	r := m.rings[vhostusertest.EventIndex]
-	for r.Free() > 0 {
-		if _, ok := r.add(8, 1, true); !ok {
-			break
-		}
-	}
-	r.Kick()
-}
-
-// receiveEvents drops the guest's connections when it is told to.
-func (m *machine) receiveEvents() {
-	if len(m.rings) <= vhostusertest.EventIndex {
-		return
-	}
-	came := false
-	for {
-		if _, _, ok := m.take(m.rings[vhostusertest.EventIndex]); !ok {
-			break
-		}
-		came = true
-	}
-	if came {
-		m.abandon()
-		m.cid = m.configured
-		m.postEvents()
-	}
+	m.now += d
 }
 
 // abandon ends the checks of all connections: the guest drops them, or shall.
@@ -381,113 +344,6 @@ func (m *machine) goWild() { m.wild = true }
 
 func (m *machine) goHostile() { m.wild, m.hostile = true, true }
 
-// finish lets everything arrive that is on its way, stops the rings and ends the
-// session.
-func (m *machine) finish() {
-	m.final = true
-	if !m.wild && m.attached {
-		m.startRings()
-		m.tasks = append(m.tasks, func() { m.turns = 2 })
-		for range 100 {
-			m.tasks = append(m.tasks, m.drain)
-		}
-		m.tasks = append(m.tasks, m.checkArrived)
-	}
-	for i := range m.rings {
-		m.tasks = append(m.tasks, func() { m.stopRing(i) })
-	}
-	m.tasks = append(m.tasks, m.endSession, func() { m.waits = func() bool { return !m.attached } },
-		m.hostLeaves, m.passLongTime, m.passLongTime, m.checkNothingLeft)
-}
-
-// passLongTime makes every deadline come.
-func (m *machine) passLongTime() {
-	m.passTime(&program{3})
-	m.turns = 2
-}
-
-// hostLeaves ends all host programs.
-func (m *machine) hostLeaves() {
-	for _, c := range m.clients {
-		if c.fd >= 0 {
-			unix.Close(c.fd)
-		}
-	}
-	for port, l := range m.listeners {
-		unix.Close(l.fd)
-		os.Remove(m.portPath(port))
-	}
-	for _, fd := range m.transfers {
-		unix.Close(fd)
-	}
-	m.turns = 2
-}
-
-// checkNothingLeft checks what a device holds that has no peers.
-func (m *machine) checkNothingLeft() {
-	left := map[string]int64{
-		"bytes of memory": m.stats.Buffered.Load(), "of them begun": m.stats.BufferedBegun.Load(),
-		"clients": m.stats.Clients.Load(), "dials": m.stats.Dials.Load(), "tails": m.stats.Tails.Load(),
-	}
-	for phase := range m.stats.Connections {
-		for direction := range m.stats.Connections[phase] {
-			left[muxer.Phases[phase]+" "+muxer.Directions[direction]] = m.stats.Connections[phase][direction].Load()
-		}
-	}
-	for what, n := range left {
-		if n != 0 {
-			m.t.Errorf("%d left: %s", n, what)
-		}
-	}
-}
-
-// drain lets every end take what it has.
-func (m *machine) drain() {
-	if m.wild {
-		return
-	}
-	m.look()
-	for _, c := range m.order {
-		if c.open && c.fwd != c.received && m.send(m.header(c, csm.OpCreditUpdate), 0, 1, nil) {
-			c.fwd = c.received
-		}
-	}
-	m.postBuffers(&program{7, 0xff, 0xff, 0})
-	for _, c := range m.clients {
-		m.hostRead(c, 8)
-	}
-}
-
-// checkArrived checks that what was sent has arrived, where both ends are there.
-func (m *machine) checkArrived() {
-	if m.wild || !m.attached {
-		return
-	}
-	for _, h := range m.clients {
-		c := h.owner
-		if h.misused || h.fd < 0 || c == nil || c.misused || !c.open {
-			continue
-		}
-		want := c.sent
-		if c.typ == csm.TypeSeqpacket && c.stream.open {
-			want -= c.ends[len(c.ends)-1]
-		}
-		if h.received != want {
-			m.t.Errorf("a host program got %d bytes of %d", h.received, want)
-		}
-	}
-	for _, c := range m.order {
-		if c.misused || !c.open || c.shut&csm.ShutdownRcv != 0 {
-			continue
-		}
-		for _, h := range m.clients {
-			if c.peer == &h.stream && h.fd >= 0 && !h.misused && c.received != h.sent {
-				m.t.Errorf("the guest got %d bytes of %d", c.received, h.sent)
-			}
-		}
-	}
-}
-
 // close ends the device.
 func (m *machine) close() {
 	if err := m.server.Close(); err != nil {
@@ -499,13 +355,4 @@ func (m *machine) close() {
 	if err := m.loop.Close(); err != nil {
 		m.t.Error("close loop:", err)
 	}
-}
-
-// openFds returns how many descriptors the process has.
-func openFds() int {
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		panic(err)
-	}
-	return len(entries)
 }
