@@ -37,7 +37,7 @@ func (m *machine) newSession() {
 		m.tell(vhostuser.MsgSetBackendReqFd, nil, theirs)
 		unix.Close(theirs)
 	}
-	m.tell(vhostuser.MsgSetFeatures, vhostusertest.U64(m.features))
+	m.acknowledge()
 	m.readConfig()
 	m.passMemory()
 }
@@ -51,7 +51,7 @@ func (m *machine) endSession() {
 			*fd = -1
 		}
 	}
-	m.acks, m.logging = false, nil
+	m.acks, m.log, m.logging = false, nil, nil
 }
 
 // awaitEnd lets the device see that the session has ended.
@@ -59,6 +59,7 @@ func (m *machine) awaitEnd() { m.waits = func() bool { return !m.attached } }
 
 // nextSession lets the driver go on behind another frontend.
 func (m *machine) nextSession() {
+	m.leave()
 	if m.gone {
 		return
 	}
@@ -110,6 +111,15 @@ func (m *machine) answer() {
 }
 
 func (m *machine) answeredAll() bool { return len(m.due) == 0 }
+
+// acknowledge passes the features.
+func (m *machine) acknowledge() {
+	features := m.features
+	if m.log != nil {
+		features |= vhostuser.FeatureLogAll
+	}
+	m.tell(vhostuser.MsgSetFeatures, vhostusertest.U64(features))
+}
 
 func (m *machine) readConfig() {
 	m.tell(vhostuser.MsgGetConfig, append(vhostuser.ConfigSpace{Size: 8}.AppendTo(nil), make([]byte, 8)...))
@@ -247,10 +257,10 @@ func (m *machine) newDriver(reset bool) {
 		if m.hostile || m.frontend < 0 {
 			return
 		}
-		m.abandon()
+		m.leave()
 		if reset {
 			m.tell(vhostuser.MsgResetDevice, nil)
-			m.tell(vhostuser.MsgSetFeatures, vhostusertest.U64(m.features))
+			m.acknowledge()
 		}
 		m.readConfig()
 		m.cid = m.configured
@@ -284,7 +294,7 @@ func (m *machine) changeState(p *program) {
 	if kind > 0 {
 		d.Direction = vhostuser.TransferLoad
 		unix.Write(ours, state)
-		m.abandon() // the guest of the state is another one
+		m.leave() // the guest of the state is another one
 	}
 	m.tell(vhostuser.MsgSetDeviceStateFd, d.AppendTo(nil), theirs)
 	m.tell(vhostuser.MsgCheckDeviceState, nil)

@@ -155,6 +155,7 @@ type conn struct {
 	typ         csm.Type
 	stream              // towards the host
 	open        bool    // the host is there
+	left        bool    // the guest is there no more, without a word
 	misused     bool    // the guest, or what happened to it, broke a rule
 	peer        *stream // from the host, once it is known
 
@@ -445,7 +446,7 @@ func (m *machine) receivePayload(c *conn, h *csm.Header, p []byte) {
 
 // checkEnd checks that a host program that has ended its stream was heard out.
 func (m *machine) checkEnd(c *conn) {
-	if c.misused || m.wild {
+	if c.misused || m.wild || c.shut&csm.ShutdownRcv != 0 {
 		return
 	}
 	for _, h := range m.clients {

@@ -252,7 +252,7 @@ func (m *machine) checkEndOfFile(h *client) {
 		return
 	}
 	ended := c.shut == csm.ShutdownRcv|csm.ShutdownSend // is answered by RST
-	if (c.open || ended) && h.received != c.sent {
+	if (c.open || c.left || ended) && h.received != c.sent {
 		m.t.Errorf("a host program got %d bytes of %d before end of file", h.received, c.sent)
 	}
 }

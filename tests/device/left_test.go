@@ -50,15 +50,27 @@ func (m *machine) drain() {
 		m.hostRead(c, 8)
 	}
 	m.now += 2 * time.Millisecond // a ring that nobody kicks for is looked at
-	m.quiet++
-	if m.moved != before {
+	if m.quiet++; m.moved != before {
 		m.quiet = 0
+	}
+	if !m.asked && m.quiet == quietRounds {
+		m.asked, m.quiet = true, 0
+		m.askCredit()
 	}
 	if m.rounds++; m.rounds == drainRounds {
 		m.t.Fatal("there is no end to what comes")
 	}
 	if m.quiet < quietRounds {
 		m.tasks = append([]func(){m.drain}, m.tasks...)
+	}
+}
+
+// askCredit asks how many bytes host programs were given.
+func (m *machine) askCredit() {
+	for _, c := range m.order {
+		if c.open {
+			m.send(m.header(c, csm.OpCreditRequest), 0, 1, nil)
+		}
 	}
 }
 
@@ -100,6 +112,9 @@ func (m *machine) checkHostGot(c *conn) {
 		}
 		if h.received != want {
 			m.t.Errorf("a host program got %d bytes of %d", h.received, want)
+		}
+		if int(c.hostFwd) != want {
+			m.t.Errorf("the guest heard of %d bytes that left of %d", c.hostFwd, want)
 		}
 		return
 	}

@@ -14,16 +14,14 @@ func (m *machine) changeLog(p *program) {
 		return
 	}
 	m.log, m.logging = nil, nil
-	features := m.features
 	if on {
 		last := memory[len(memory)-1]
 		m.log = vhostusertest.NewDirtyLog(m.t, (last.GuestAddr+last.Size)/(8*pageSize), 0)
 		m.baseline.fds++
 		m.baseline.logs++
 		m.tell(vhostuser.MsgSetLogBase, m.log.Region().AppendTo(nil), m.log.Fd())
-		features |= vhostuser.FeatureLogAll
 	}
-	m.tell(vhostuser.MsgSetFeatures, vhostusertest.U64(features))
+	m.acknowledge()
 	for i, r := range m.rings {
 		if r.running {
 			m.placeRing(i)

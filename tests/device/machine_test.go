@@ -43,6 +43,7 @@ type machine struct {
 	moved   int // things that came to a peer: if none does, all is quiet
 	rounds  int // at the end
 	quiet   int // of them, the last ones without anything new
+	asked   bool
 
 	// The frontend.
 	frontend, channel int // our ends, -1 if there is none
@@ -242,10 +243,17 @@ func (m *machine) Deadline() (at time.Duration, ok bool) { return m.server.Deadl
 
 func (m *machine) Expire(now time.Duration) { m.server.Expire(now) }
 
-// step does the next operation.
+// step does the next operation, and those that follow at once.
 func (m *machine) step() {
-	p := &m.program
-	switch p.below(operations) {
+	for more := true; more; {
+		op := m.program.next()
+		m.operate(int(op&^atOnce)%operations, &m.program)
+		more = op&atOnce != 0 && len(m.tasks) == 0 && m.turns == 0 && m.waits == nil
+	}
+}
+
+func (m *machine) operate(op int, p *program) {
+	switch op {
 	case opTurns:
 		m.turns = p.below(16)
 		m.tasks = append(m.tasks, m.look)
@@ -290,7 +298,6 @@ func (m *machine) step() {
 		m.mux.SetGuestCID(m.configured)
 		m.server.ConfigChanged()
 	case opSession:
-		m.abandon()
 		m.tasks = append(m.tasks, m.endSession, m.awaitEnd, m.nextSession)
 	case opPacket:
 		m.anyPacket(p)
@@ -335,6 +342,21 @@ func (m *machine) abandon() {
 	for _, c := range m.order {
 		c.open, c.misused = false, true
 		m.misuse(c)
+	}
+	clear(m.conns)
+	m.anonymous = true
+}
+
+// leave ends the guest's part in all connections. What it has sent arrives, if the
+// device has got it.
+func (m *machine) leave() {
+	if tx := m.rings[vhostusertest.TxIndex]; m.wild || tx.UsedIdx() != tx.AvailIdx() {
+		m.abandon()
+		return
+	}
+	for _, c := range m.order {
+		c.left = c.left || c.open
+		c.open = false
 	}
 	clear(m.conns)
 	m.anonymous = true

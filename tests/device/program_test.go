@@ -50,6 +50,9 @@ const (
 	operations
 )
 
+// atOnce in an operation has the next one follow before the device has its turn.
+const atOnce = 0x80
+
 // next takes a byte, 0 behind the end.
 func (p *program) next() byte {
 	if len(*p) == 0 {
