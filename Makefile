@@ -7,9 +7,9 @@ COUNT    ?= 1
 T        ?= 20m
 
 # Everything but the tests that start the daemon and boot guests.
-UNITS = $(shell $(GO) list ./... | grep -v /tests)
+UNITS = $(shell $(GO) list ./... | grep -v /tests; $(GO) list ./tests/device)
 # Those, but for what runs as long as one wants.
-GUESTS = $(shell $(GO) list ./tests/... | grep -v /soak)
+GUESTS = $(shell $(GO) list ./tests/... | grep -v -e /soak -e /tests/device)
 
 export CGO_ENABLED = 0
 
@@ -54,7 +54,7 @@ lint: ## Check format, vet, staticcheck and go.mod.
 	$(GO) mod tidy -diff
 
 fuzz: ## Fuzz each target for FUZZTIME.
-	@for package in $(UNITS) $$($(GO) list ./tests/device); do \
+	@for package in $(UNITS); do \
 		for target in $$($(GO) test -list '^Fuzz' $$package | grep ^Fuzz); do \
 			echo "$$package $$target" && \
 			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package || exit 1; \

@@ -101,7 +101,9 @@ func (m *machine) checkHostGot(c *conn) {
 	if c.typ == csm.TypeSeqpacket && c.stream.open {
 		want -= c.ends[len(c.ends)-1]
 	}
-	certain := len(m.clients) < maxClients // who has it, if none of those has it that are asked
+	// Whether it is lost if none has it: a host program may not have been accepted, and
+	// is gone if its listener is.
+	certain := len(m.clients) < maxClients && c.hostShut&csm.ShutdownRcv == 0
 	for _, h := range m.clients {
 		if h.misused || h.fd < 0 {
 			certain = certain && h.owner != nil && h.owner != c
