@@ -321,7 +321,8 @@ func (m *machine) anyMessage(p *program) {
 	request, flags := vhostuser.Request(p.next()), vhostuser.Flags(p.next())
 	n := p.below(64)
 	payload := p.take(n)
-	kinds := []int{m.mem.Fds()[0], m.rings[0].KickFd(), m.rings[1].CallFd(), m.frontend}
+	// Not our end of the session: whoever holds that can keep the session from ending.
+	kinds := []int{m.mem.Fds()[0], m.rings[0].KickFd(), m.rings[1].CallFd()}
 	fds := make([]int, flags>>6)
 	for i := range fds {
 		fds[i] = kinds[(int(flags)>>4+i)%len(kinds)]
