@@ -56,6 +56,7 @@ type conn struct {
 	deaf     bool // the host program takes no more bytes
 	blocked  bool // the socket took less than it was given
 	watchOut bool // EPOLLOUT is in the interest
+	wide     bool // the socket was made to hold more for its program
 	refused  bool // over the limit: to be closed behind its CONNECT line
 	asked    bool // our REQUEST is in the ring
 	queued   bool // in the ready queue

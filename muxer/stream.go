@@ -90,17 +90,22 @@ func (s *stream) mayWrite() bool {
 
 func (s *stream) write(from, to int, _ bool) bool {
 	c, b := s.c, &s.c.m.txBufs
-	bytes := b.Bytes(from, to)
-	if bytes == 0 {
-		return true
+	for left := b.Bytes(from, to); left > 0; {
+		n, err := b.WriteTo(c.fd, from, to)
+		b.Skip(from, to, uint64(n))
+		c.Forwarded(n)
+		left -= uint64(n)
+		full := err == unix.EAGAIN || err == nil && left > 0
+		switch {
+		case full && c.widen():
+		case err != nil:
+			c.m.hostRefuses(c, from, to, err)
+			return false
+		case full:
+			return false
+		}
 	}
-	n, err := b.WriteTo(c.fd, from, to)
-	if err != nil {
-		c.m.hostRefuses(c, from, to, err)
-	}
-	b.Skip(from, to, uint64(n))
-	c.Forwarded(n)
-	return uint64(n) == bytes
+	return true
 }
 
 func (s *stream) keep(from, to int, _ bool) {
