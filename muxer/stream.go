@@ -137,15 +137,19 @@ func (s *stream) pump() (packets, bytes int) {
 		s.stallOrEnd()
 		return 0, 0
 	}
-	if m.reserve(min(space, s.readHint), slots) == 0 {
+	room := m.reserve(min(space, s.readHint), slots)
+	if room == 0 {
 		m.schedule(c)
 		return 0, 0
 	}
-	n, err := m.rxBufs.ReadFrom(c.fd, 0, m.reserved())
+	n, cut, err := m.rxBufs.ReadFrom(c.fd, 0, m.reserved())
 	if err != nil || n == 0 {
 		m.rx.Unpop(len(m.rxTake))
 		m.readFailed(c, err)
 		return 0, 0
+	}
+	if n < min(room, minReadHint) && !cut && !c.urgent && !c.ended {
+		c.readable = false // it would only say EAGAIN: what comes from now on makes an event
 	}
 	packets = m.fill(c, n, false)
 	if c.PacketsRunShort() {
