@@ -170,18 +170,18 @@ func TestVectoredIO(t *testing.T) {
 	if _, err := unix.Write(theirs, []byte("0123456789abcdef")); err != nil {
 		t.Fatal(err)
 	}
-	if n, err = b.ReadFrom(ours, 1, 3); n != 8 || err != nil {
+	if n, _, err = b.ReadFrom(ours, 1, 3); n != 8 || err != nil {
 		t.Fatalf("ReadFrom: %d, %v", n, err)
 	}
 	check(t, "ReadFrom", &b, 0, b.Len(), append([]byte("01234567"), memory[100:105]...))
-	if n, err = b.ReadFrom(ours, 0, b.Len()); n != 8 || err != nil {
+	if n, _, err = b.ReadFrom(ours, 0, b.Len()); n != 8 || err != nil {
 		t.Fatalf("second ReadFrom: %d, %v", n, err)
 	}
-	if n, err = b.ReadFrom(ours, 0, b.Len()); n != 0 || err != unix.EAGAIN {
+	if n, _, err = b.ReadFrom(ours, 0, b.Len()); n != 0 || err != unix.EAGAIN {
 		t.Errorf("ReadFrom of an empty socket: %d, %v", n, err)
 	}
 	unix.Shutdown(theirs, unix.SHUT_WR)
-	if n, err = b.ReadFrom(ours, 0, b.Len()); n != 0 || err != nil {
+	if n, _, err = b.ReadFrom(ours, 0, b.Len()); n != 0 || err != nil {
 		t.Errorf("ReadFrom at end of file: %d, %v", n, err)
 	}
 }
@@ -195,7 +195,7 @@ func TestIOWithoutBytesAsksNobody(t *testing.T) {
 		if n, err := b.WriteTo(-1, 0, to); n != 0 || err != nil {
 			t.Errorf("WriteTo: %d, %v", n, err)
 		}
-		if n, err := b.ReadFrom(-1, 0, to); n != 0 || err != nil {
+		if n, _, err := b.ReadFrom(-1, 0, to); n != 0 || err != nil {
 			t.Errorf("ReadFrom: %d, %v", n, err)
 		}
 	}
@@ -276,7 +276,7 @@ func TestIOErrors(t *testing.T) {
 			t.Errorf("WriteTo: %v", err)
 		}
 		unix.Write(theirs, []byte("x"))
-		if _, err := b.ReadFrom(ours, 0, 1); !errors.Is(err, unix.EFAULT) {
+		if _, _, err := b.ReadFrom(ours, 0, 1); !errors.Is(err, unix.EFAULT) {
 			t.Errorf("ReadFrom: %v", err)
 		}
 	})
@@ -298,10 +298,10 @@ func TestDataPathDoesNotAllocate(t *testing.T) {
 		if n, err := head.WriteTo(ours, 0, head.Len()); n != 64 || err != nil {
 			t.Fatalf("WriteTo: %d, %v", n, err)
 		}
-		if n, err := b.ReadFrom(theirs, 0, b.Len()); n != 64 || err != nil {
+		if n, _, err := b.ReadFrom(theirs, 0, b.Len()); n != 64 || err != nil {
 			t.Fatalf("ReadFrom: %d, %v", n, err)
 		}
-		if _, err := b.ReadFrom(theirs, 0, b.Len()); err != unix.EAGAIN {
+		if _, _, err := b.ReadFrom(theirs, 0, b.Len()); err != unix.EAGAIN {
 			t.Fatalf("ReadFrom of an empty socket: %v", err)
 		}
 		b.CopyIn(0, b.Len(), private)
@@ -365,7 +365,7 @@ func BenchmarkSocket(b *testing.B) {
 				if n, err := out.WriteTo(ours, 0, 1); n != int(size) || err != nil {
 					b.Fatalf("WriteTo: %d, %v", n, err)
 				}
-				if n, err := in.ReadFrom(theirs, 0, 1); n != int(size) || err != nil {
+				if n, _, err := in.ReadFrom(theirs, 0, 1); n != int(size) || err != nil {
 					b.Fatalf("ReadFrom: %d, %v", n, err)
 				}
 			}

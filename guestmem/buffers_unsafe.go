@@ -24,20 +24,27 @@ func advance(v *unix.Iovec, n uint64) {
 	}
 }
 
-// ReadFrom fills the ranges from fd, which should not block, by one readv. It
-// returns how many bytes came; 0 means end of file, or that there was no room.
-// The error is unix.EAGAIN itself, or an *os.SyscallError: EFAULT when the
-// memory is gone.
-func (b *Buffers) ReadFrom(fd, from, to int) (int, error) {
+// ReadFrom fills the ranges from the SOCK_STREAM socket fd by one recvmsg, which
+// does not block. It returns how many bytes came; 0 means end of file, or that
+// there was no room. cut tells that descriptors of the sender, which are dropped,
+// ended the read: else, where fewer bytes came than there was room for, the socket
+// had no more before one that was sent with MSG_OOB. The error is unix.EAGAIN
+// itself, or an *os.SyscallError: EFAULT when the memory is gone.
+func (b *Buffers) ReadFrom(fd, from, to int) (n int, cut bool, err error) {
 	iov := b.vector(from, to)
 	if len(iov) == 0 {
-		return 0, nil
+		return 0, false, nil
 	}
+	var msg unix.Msghdr
+	msg.Iov = &iov[0]
+	msg.SetIovlen(len(iov))
 	for {
-		// SAFETY: the kernel writes inside the ranges, which lie in mappings.
-		n, _, errno := unix.Syscall(unix.SYS_READV, uintptr(fd), uintptr(unsafe.Pointer(&iov[0])), uintptr(len(iov)))
+		// SAFETY: the kernel writes to msg, which outlives the call, and inside the
+		// ranges, which lie in mappings.
+		got, _, errno := unix.Syscall(unix.SYS_RECVMSG, uintptr(fd), uintptr(unsafe.Pointer(&msg)), unix.MSG_DONTWAIT)
 		if errno != unix.EINTR {
-			return result("readv", n, errno)
+			n, err = result("recvmsg", got, errno)
+			return n, msg.Flags&unix.MSG_CTRUNC != 0, err
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/csm"
+	"github.com/vhost-user-vsock/vhost-user-vsock/muxer"
 	"github.com/vhost-user-vsock/vhost-user-vsock/muxer/muxertest"
 )
 
@@ -22,11 +23,13 @@ type bulk struct {
 }
 
 // newBulk opens a connection that carries packets of size bytes to the host.
-func newBulk(t testing.TB, size int) *bulk {
+func newBulk(t testing.TB, size int) *bulk { return newBulkOf(t, size, muxer.Config{}) }
+
+func newBulkOf(t testing.TB, size int, config muxer.Config) *bulk {
 	pieces := map[int][]int{csm.HeaderSize: {csm.HeaderSize}, csm.HeaderSize + size: muxertest.LinuxTx(csm.HeaderSize + size)}
 	framing := muxertest.Framing{Tx: func(size int) []int { return pieces[size] }}
 	b := &bulk{
-		vm:     newVM(t, options{ringSize: 256, driver: muxertest.Options{Framing: framing}}),
+		vm:     newVM(t, options{Config: config, ringSize: 256, driver: muxertest.Options{Framing: framing}}),
 		packet: pattern(size),
 		buf:    make([]byte, 256<<10),
 	}
@@ -119,7 +122,8 @@ func TestBufferingAllocatesNothing(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")
 	}
-	b := newBulk(t, csm.MaxPayload)
+	// With so little memory no host socket is made to hold more.
+	b := newBulkOf(t, csm.MaxPayload, muxer.Config{MaxBuffered: 384 << 10})
 	move := func() {
 		for range 4 {
 			b.driver.Add(b.rw, b.packet)

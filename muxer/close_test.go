@@ -146,8 +146,7 @@ func TestHostStopsReading(t *testing.T) {
 func TestHostStopsReadingWithBytesBuffered(t *testing.T) {
 	t.Parallel()
 	pair(t, func(t *testing.T, v *vm, c *muxertest.Conn, s *sock) {
-		guestWrites(t, c, pattern(256<<10))
-		v.eventually("bytes buffered", func() bool { return v.stats.Buffered.Load() > 0 })
+		v.guestFills(c)
 		s.shutRead()
 		s.readAll()
 		if err := c.WaitHostShut(csm.ShutdownRcv); err != nil {

@@ -30,7 +30,7 @@ const (
 // Interest in a host socket. Edge-triggered, so it rarely changes: what can be
 // done is noted in the conn and holds until the socket says EAGAIN.
 const (
-	watchIn    = unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLET
+	watchIn    = unix.EPOLLIN | unix.EPOLLPRI | unix.EPOLLRDHUP | unix.EPOLLET
 	watchInOut = watchIn | unix.EPOLLOUT
 )
 
@@ -50,12 +50,14 @@ type conn struct {
 	reason        ResetReason // why the guest is reset, once it is
 
 	readable bool // the socket may have bytes or end of file
+	urgent   bool // EPOLLPRI was seen: the host program sends with MSG_OOB, which ends reads early
 	ended    bool // EPOLLRDHUP was seen: the host program sends no more
 	hungUp   bool // EPOLLHUP was seen: the host program is gone, or both directions are shut
 	eof      bool // end of file was read
 	deaf     bool // the host program takes no more bytes
 	blocked  bool // the socket took less than it was given
 	watchOut bool // EPOLLOUT is in the interest
+	wide     bool // the socket was made to hold more for its program
 	refused  bool // over the limit: to be closed behind its CONNECT line
 	asked    bool // our REQUEST is in the ring
 	queued   bool // in the ready queue
@@ -82,6 +84,7 @@ func (c *conn) HandleEvents(events uint32) {
 		c.readable = true
 		c.ended = c.ended || events&(unix.EPOLLRDHUP|unix.EPOLLHUP) != 0
 		c.hungUp = c.hungUp || events&unix.EPOLLHUP != 0
+		c.urgent = c.urgent || events&unix.EPOLLPRI != 0
 	}
 	switch c.stage {
 	case stageLine:

@@ -454,12 +454,12 @@ func TestShortMemoryShrinksNewWindows(t *testing.T) {
 	client := v.client("CONNECT 52\n")
 	hostPort := d.Expect(csm.OpRequest).SrcPort
 	d.Send(d.Header(52, hostPort, csm.OpResponse), nil)
-	data := v.fill(52, hostPort)
+	data := v.fillWindow(52, hostPort)
 	if held := v.stats.Buffered.Load(); held != 256<<10 {
 		t.Fatalf("%d bytes buffered", held)
 	}
 
-	v.fill(1000, 52) // most of it is taken by the socket
+	v.fillWindow(1000, 52) // most of it is taken by the socket
 	var told uint32
 	for _, q := range append(d.Barrier(), d.Barrier()...) {
 		told = q.FwdCnt

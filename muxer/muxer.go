@@ -128,6 +128,7 @@ type Muxer struct {
 	rxHead guestmem.Buffers
 	rxTake []rxSlot
 	pool   csm.Pool
+	wide   int // host sockets that were widened
 	wire   [csm.HeaderSize]byte
 	hdr    csm.Header
 	line   [maxConnectLine]byte

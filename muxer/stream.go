@@ -90,17 +90,22 @@ func (s *stream) mayWrite() bool {
 
 func (s *stream) write(from, to int, _ bool) bool {
 	c, b := s.c, &s.c.m.txBufs
-	bytes := b.Bytes(from, to)
-	if bytes == 0 {
-		return true
+	for left := b.Bytes(from, to); left > 0; {
+		n, err := b.WriteTo(c.fd, from, to)
+		b.Skip(from, to, uint64(n))
+		c.Forwarded(n)
+		left -= uint64(n)
+		full := err == unix.EAGAIN || err == nil && left > 0
+		switch {
+		case full && c.widen():
+		case err != nil:
+			c.m.hostRefuses(c, from, to, err)
+			return false
+		case full:
+			return false
+		}
 	}
-	n, err := b.WriteTo(c.fd, from, to)
-	if err != nil {
-		c.m.hostRefuses(c, from, to, err)
-	}
-	b.Skip(from, to, uint64(n))
-	c.Forwarded(n)
-	return uint64(n) == bytes
+	return true
 }
 
 func (s *stream) keep(from, to int, _ bool) {
@@ -132,15 +137,19 @@ func (s *stream) pump() (packets, bytes int) {
 		s.stallOrEnd()
 		return 0, 0
 	}
-	if m.reserve(min(space, s.readHint), slots) == 0 {
+	room := m.reserve(min(space, s.readHint), slots)
+	if room == 0 {
 		m.schedule(c)
 		return 0, 0
 	}
-	n, err := m.rxBufs.ReadFrom(c.fd, 0, m.reserved())
+	n, cut, err := m.rxBufs.ReadFrom(c.fd, 0, m.reserved())
 	if err != nil || n == 0 {
 		m.rx.Unpop(len(m.rxTake))
 		m.readFailed(c, err)
 		return 0, 0
+	}
+	if n < min(room, minReadHint) && !cut && !c.urgent && !c.ended {
+		c.readable = false // it would only say EAGAIN: what comes from now on makes an event
 	}
 	packets = m.fill(c, n, false)
 	if c.PacketsRunShort() {

@@ -144,4 +144,5 @@ func (m *Muxer) closeFD(c *conn) {
 	m.loop.Remove(c.fd) //nolint:errcheck // it is registered
 	unix.Close(c.fd)    //nolint:errcheck // nothing is buffered here
 	c.fd = -1
+	m.narrow(c)
 }

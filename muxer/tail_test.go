@@ -1,25 +1,42 @@
 package muxer_test
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/csm"
 	"github.com/vhost-user-vsock/vhost-user-vsock/muxer"
 )
 
-// fill sends a window's worth of bytes that the host program does not read, and
-// returns them.
-func (v *vm) fill(guestPort, hostPort uint32) []byte {
+// fill sends bytes that the host program does not read until some wait in memory,
+// and returns them.
+func (v *vm) fill(guestPort, hostPort uint32) (data []byte) {
+	v.t.Helper()
+	for v.stats.Buffered.Load() == 0 {
+		data = pattern(len(data) + csm.MaxPayload)
+		v.sendPayload(guestPort, hostPort, data[len(data)-csm.MaxPayload:])
+	}
+	return data
+}
+
+// fillWindow sends as many bytes as a window has, and returns them.
+func (v *vm) fillWindow(guestPort, hostPort uint32) []byte {
 	v.t.Helper()
 	data := pattern(256 << 10)
-	for at := 0; at < len(data); at += csm.MaxPayload {
-		v.driver.Send(v.driver.Header(guestPort, hostPort, csm.OpRW), data[at:at+csm.MaxPayload])
+	v.sendPayload(guestPort, hostPort, data)
+	v.eventually("bytes buffered", func() bool { return v.stats.Buffered.Load() > 0 })
+	return data
+}
+
+// sendPayload returns once the device has taken it.
+func (v *vm) sendPayload(guestPort, hostPort uint32, data []byte) {
+	v.t.Helper()
+	for packet := range slices.Chunk(data, csm.MaxPayload) {
+		v.driver.Send(v.driver.Header(guestPort, hostPort, csm.OpRW), packet)
 	}
 	if !v.driver.WaitTx(patience) {
 		v.t.Fatal("the tx ring stands still")
 	}
-	v.eventually("bytes buffered", func() bool { return v.stats.Buffered.Load() > 0 })
-	return data
 }
 
 // The guest is done with a connection, one way or another, while bytes of it wait

@@ -16,7 +16,7 @@ const (
 	txByteBudget   = 512 << 10
 	// txBatchChains and txBatchRanges bound what one write carries; the kernel
 	// takes 1024 ranges at once.
-	txBatchChains = 64
+	txBatchChains = txPacketBudget
 	txBatchRanges = 1024 - 64
 )
 
@@ -126,7 +126,10 @@ func (m *Muxer) takeChain(chain *virtqueue.Chain) {
 		return
 	}
 	k := key{guest: h.SrcPort, host: h.DstPort}
-	c := m.table[k]
+	c := m.batch.conn // most often the packet's too
+	if c == nil || c.key != k {
+		c = m.table[k]
+	}
 	if c == nil || h.DstCID != csm.HostCID || h.Type != c.typ {
 		m.finishChain(chain)
 		m.stray(h, k)

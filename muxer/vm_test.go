@@ -473,6 +473,17 @@ func guestWrites(t testing.TB, c *muxertest.Conn, p []byte) {
 	}
 }
 
+// guestFills writes until bytes for the host program wait in memory, and returns
+// them.
+func (v *vm) guestFills(c *muxertest.Conn) (data []byte) {
+	v.t.Helper()
+	for v.stats.Buffered.Load() == 0 {
+		data = pattern(len(data) + csm.MaxPayload)
+		guestWrites(v.t, c, data[len(data)-csm.MaxPayload:])
+	}
+	return data
+}
+
 // dial opens a connection from the guest and returns both ends.
 func (v *vm) dial(g *muxertest.Guest, p *program, port uint32) (*muxertest.Conn, *sock) {
 	v.t.Helper()
