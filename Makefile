@@ -14,7 +14,7 @@ GUESTS = $(shell $(GO) list ./tests/... | grep -v /soak)
 export CGO_ENABLED = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build test unit race single arm64 guest test-ch lint fuzz soak bench demo clean
+.PHONY: help deps build test unit race single arm64 guest test-ch lint fuzz soak benchmarks bench demo clean
 
 help: ## Say what each target does.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,8 +65,11 @@ soak: deps ## Have guests come and go for T, under the race detector for T more;
 	$(GO) test -count 1 -timeout 0 -v ./tests/soak -soak $(T)
 	$(GO) test -count 1 -timeout 0 -v ./tests/soak -soak $(T) -races
 
-bench: ## Run the benchmarks COUNT times.
-	$(GO) test -run '^$$' -bench . -benchmem -count $(COUNT) ./...
+benchmarks: ## Run the packages' Go benchmarks COUNT times, for benchstat.
+	$(GO) test -run '^$$' -bench . -benchmem -count $(COUNT) $(UNITS)
+
+bench: ## Measure the daemon beside a bare socket, and beside PEER='command {sock} {uds}'; BENCH has flags.
+	$(GO) run ./tests/bench $(BENCH)
 
 demo: ## Boot a guest and talk with it, both ways, in under a minute.
 	tests/deps uml

@@ -1,0 +1,147 @@
+package main
+
+import (
+	"testing"
+	"time"
+
+	"github.com/vhost-user-vsock/vhost-user-vsock/tests/vm"
+)
+
+// carrier is what bytes are sent through: a backend, in one direction, or a socket.
+type carrier interface {
+	// start has programs send without end.
+	start()
+	// moved returns what has arrived and what that has cost, since some time.
+	moved() load
+	// stop ends what start began and returns when all that was sent has arrived.
+	stop(tb testing.TB)
+}
+
+// load is what was carried, and its price.
+type load struct {
+	bytes      uint64
+	packets    uint64
+	interrupts uint64
+	processor  time.Duration
+}
+
+func (l load) minus(m load) load {
+	return load{l.bytes - m.bytes, l.packets - m.packets, l.interrupts - m.interrupts, l.processor - m.processor}
+}
+
+// warmUp is how much of a measurement passes before it counts.
+const warmUp = 5 // one in
+
+// carry has c carry bytes for a while and returns the figures.
+func carry(tb testing.TB, c carrier, stretch time.Duration) round {
+	tb.Helper()
+	c.start()
+	time.Sleep(stretch / warmUp)
+	begin, before := time.Now(), c.moved()
+	time.Sleep(stretch)
+	took, l := time.Since(begin), c.moved().minus(before)
+	c.stop(tb)
+	const gib = 1 << 30
+	r := round{value: float64(l.bytes) / took.Seconds()}
+	if l.bytes > 0 {
+		r.processor = l.processor.Seconds() * gib / float64(l.bytes)
+	}
+	if l.packets > 0 {
+		r.notifications = float64(l.interrupts) / float64(l.packets)
+	}
+	return r
+}
+
+// toHost carries from the guest of a machine to programs of the host.
+type toHost struct {
+	m       *machine
+	conns   []*conn
+	readers []*program
+}
+
+func newToHost(tb testing.TB, m *machine, n, chunk int, check bool) carrier {
+	tb.Helper()
+	c := &toHost{m: m}
+	conns, socks := m.dial(n)
+	c.conns = conns
+	for _, fd := range socks {
+		c.readers = append(c.readers, startReader(tb, fd, check))
+	}
+	m.driver.do(func() { m.driver.senders, m.driver.chunk, m.driver.check = conns, chunk, check })
+	return c
+}
+
+func (c *toHost) start() { c.m.driver.do(func() { c.m.driver.sending = true }) }
+
+func (c *toHost) moved() load {
+	l := c.m.load()
+	l.bytes = total(c.readers)
+	return l
+}
+
+func (c *toHost) stop(tb testing.TB) {
+	tb.Helper()
+	var sent uint64
+	c.m.driver.do(func() {
+		c.m.driver.sending = false
+		sent = c.m.driver.counts.sent
+	})
+	arrived(tb, sent, func() uint64 { return total(c.readers) })
+	mustHaveRead(tb, c.readers)
+	c.m.mustBeGood(tb)
+}
+
+// toGuest carries from programs of the host to the guest of a machine.
+type toGuest struct {
+	m       *machine
+	writers []*program
+}
+
+func newToGuest(tb testing.TB, m *machine, n, chunk int, check bool) carrier {
+	tb.Helper()
+	c := &toGuest{m: m}
+	_, socks := m.dial(n)
+	m.driver.do(func() { m.driver.check = check })
+	for _, fd := range socks {
+		c.writers = append(c.writers, newWriter(fd, chunk, check))
+	}
+	return c
+}
+
+func (c *toGuest) start() { resume(c.writers) }
+
+func (c *toGuest) moved() load {
+	l := c.m.load()
+	l.bytes = c.m.driver.received.Load()
+	return l
+}
+
+func (c *toGuest) stop(tb testing.TB) {
+	tb.Helper()
+	pause(c.writers)
+	arrived(tb, total(c.writers), c.m.driver.received.Load)
+	c.m.mustBeGood(tb)
+}
+
+// load returns the machine's own costs.
+func (m *machine) load() load {
+	var n counts
+	m.driver.do(func() { n = m.driver.counts })
+	return load{packets: n.packets, interrupts: n.interrupts, processor: m.processor()}
+}
+
+// mustBeGood fails if the device did anything wrong.
+func (m *machine) mustBeGood(tb testing.TB) {
+	tb.Helper()
+	m.driver.do(func() {
+		if m.driver.err != nil {
+			tb.Errorf("the guest: %v", m.driver.err)
+		}
+	})
+}
+
+// arrived waits until as many bytes have arrived as were sent.
+func arrived(tb testing.TB, sent uint64, received func() uint64) {
+	tb.Helper()
+	vm.Eventually(tb, patience, "all that was sent has arrived", func() bool { return received() == sent })
+}
