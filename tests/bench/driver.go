@@ -18,9 +18,6 @@ import (
 	"github.com/vhost-user-vsock/vhost-user-vsock/virtqueue/virtqueuetest"
 )
 
-// txPiece is the longest piece of payload: Linux 6.12 has 64 KiB in two of them.
-const txPiece = 32 << 10
-
 // driver is a guest's socket driver and its programs in one thread. What a packet
 // needs is laid out beforehand, so that it costs next to nothing: what is measured is
 // the device.
@@ -70,13 +67,13 @@ type ports struct{ guest, host uint32 }
 
 // slot is the room of one packet in the tx ring.
 type slot struct {
-	header  []byte
-	payload []byte
-	at      uint64 // guest address of payload
-	head    virtqueuetest.Desc
-	table   guestmem.Span // of an indirect chain
-	tableAt uint64
-	n       int // bytes of payload for which the chain is laid out; -1: not at all
+	wire      []byte // the header's memory
+	payload   []byte
+	header    virtqueuetest.Desc
+	payloadAt uint64
+	table     guestmem.Span // of an indirect chain
+	tableAt   uint64
+	n         int // bytes of payload for which the chain is laid out; -1: not at all
 }
 
 // rxBatch is how many packets Linux takes before its programs run, more or less.
@@ -133,19 +130,23 @@ func (d *driver) layOut(mem *virtqueuetest.Memory) {
 	for i := range slots {
 		at, tableAt, payloadAt := mem.Alloc(64, 64), mem.Alloc(64, 64), mem.Alloc(buffer, buffer)
 		d.slots = append(d.slots, slot{
-			header: mem.Bytes(at, csm.HeaderSize), payload: mem.Bytes(payloadAt, buffer), at: payloadAt,
-			head:  virtqueuetest.Desc{Addr: at, Len: csm.HeaderSize},
-			table: guestmem.NewSpan(mem.Bytes(tableAt, 64)), tableAt: tableAt, n: -1,
+			wire: mem.Bytes(at, csm.HeaderSize), payload: mem.Bytes(payloadAt, buffer),
+			header:    virtqueuetest.Desc{Addr: at, Len: csm.HeaderSize},
+			payloadAt: payloadAt,
+			table:     guestmem.NewSpan(mem.Bytes(tableAt, 16*chainDescs)), tableAt: tableAt,
+			n: -1,
 		})
 		clear(d.slots[i].payload) // there are pages now
 		d.free = append(d.free, uint16(slots-1-i))
 	}
 }
 
-// chainDescs is how many descriptors the longest chain has.
-const chainDescs = 3
+// chainDescs is how many descriptors a packet with payload has, as Linux 6.1 lays it
+// out; 6.12 gives more than 32 KiB two, which not every backend takes.
+const chainDescs = 2
 
-// chain lays the descriptors of slot i out for n bytes of payload.
+// chain lays the descriptors of slot i out for n bytes of payload, and returns their
+// head.
 func (d *driver) chain(i uint16, n int) (head uint16) {
 	s := &d.slots[i]
 	head = i
@@ -156,20 +157,19 @@ func (d *driver) chain(i uint16, n int) (head uint16) {
 		return head
 	}
 	s.n = n
-	table, first, number := d.tx.desc, int(head), 1
-	if n > 0 && d.tx.indirect {
-		table, first = s.table, 0
-	}
-	desc := s.head
-	for at := 0; at < n; number++ {
-		desc.Flags, desc.Next = virtqueuetest.Next, uint16(first+number)
-		putDesc(table, first+number-1, desc)
-		desc = virtqueuetest.Desc{Addr: s.at + uint64(at), Len: uint32(min(n-at, txPiece))}
-		at += int(desc.Len)
-	}
-	putDesc(table, first+number-1, desc)
-	if n > 0 && d.tx.indirect {
-		putDesc(d.tx.desc, int(head), virtqueuetest.Desc{Addr: s.tableAt, Len: uint32(16 * number), Flags: virtqueuetest.Indirect})
+	header, payload := s.header, virtqueuetest.Desc{Addr: s.payloadAt, Len: uint32(n)}
+	switch {
+	case n == 0:
+		putDesc(d.tx.desc, int(head), header)
+	case d.tx.indirect:
+		header.Flags, header.Next = virtqueuetest.Next, 1
+		putDesc(s.table, 0, header)
+		putDesc(s.table, 1, payload)
+		putDesc(d.tx.desc, int(head), virtqueuetest.Desc{Addr: s.tableAt, Len: 16 * chainDescs, Flags: virtqueuetest.Indirect})
+	default:
+		header.Flags, header.Next = virtqueuetest.Next, head+1
+		putDesc(d.tx.desc, int(head), header)
+		putDesc(d.tx.desc, int(head)+1, payload)
 	}
 	return head
 }
@@ -382,7 +382,7 @@ func (d *driver) takeSlot() uint16 {
 
 // post sends the packet that h begins, with what is in the slot as payload.
 func (d *driver) post(h *csm.Header, i uint16) {
-	h.Encode((*[csm.HeaderSize]byte)(d.slots[i].header))
+	h.Encode((*[csm.HeaderSize]byte)(d.slots[i].wire))
 	d.tx.post(d.chain(i, int(h.Len)))
 	d.counts.packets++
 }

@@ -54,9 +54,12 @@ func (f *figure) measure(tb testing.TB, backends []backend, p params, rounds int
 		names, gauges = append(names, b.name), append(gauges, f.backend(tb, b, p))
 	}
 	s := series{Figure: f.name, Rounds: map[string][]round{}}
-	for range rounds {
-		for i, g := range gauges {
-			s.Rounds[names[i]] = append(s.Rounds[names[i]], g(tb))
+	for n := range rounds {
+		for i := range gauges {
+			if n%2 == 1 { // what favours the first, or the last, favours all
+				i = len(gauges) - 1 - i
+			}
+			s.Rounds[names[i]] = append(s.Rounds[names[i]], gauges[i](tb))
 		}
 	}
 	return s
