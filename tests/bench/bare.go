@@ -20,7 +20,7 @@ func newBare(tb testing.TB, chunk int, check bool) carrier {
 	for _, fd := range pair {
 		tb.Cleanup(func() { unix.Close(fd) })
 	}
-	return &bare{writer: newWriter(pair[0], chunk, check), reader: startReader(tb, pair[1], check)}
+	return &bare{writer: newWriter(tb, pair[:1], chunk, check), reader: startReader(tb, pair[1:], check)}
 }
 
 func (b *bare) start() { resume([]*program{b.writer}) }

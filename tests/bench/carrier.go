@@ -41,13 +41,12 @@ func carry(tb testing.TB, c carrier, stretch time.Duration) round {
 	time.Sleep(stretch)
 	took, l := time.Since(begin), c.moved().minus(before)
 	c.stop(tb)
-	const gib = 1 << 30
-	r := round{value: float64(l.bytes) / took.Seconds()}
+	r := round{throughput: float64(l.bytes) / took.Seconds()}
 	if l.bytes > 0 {
-		r.processor = l.processor.Seconds() * gib / float64(l.bytes)
+		r[processorPrice] = l.processor.Seconds() * gib / float64(l.bytes)
 	}
 	if l.packets > 0 {
-		r.notifications = float64(l.interrupts) / float64(l.packets)
+		r[callsPerPacket] = float64(l.interrupts) / float64(l.packets)
 	}
 	return r
 }
@@ -64,8 +63,8 @@ func newToHost(tb testing.TB, m *machine, n, chunk int, check bool) carrier {
 	c := &toHost{m: m}
 	conns, socks := m.dial(n)
 	c.conns = conns
-	for _, fd := range socks {
-		c.readers = append(c.readers, startReader(tb, fd, check))
+	for _, fds := range share(socks) {
+		c.readers = append(c.readers, startReader(tb, fds, check))
 	}
 	m.driver.do(func() { m.driver.senders, m.driver.chunk, m.driver.check = conns, chunk, check })
 	return c
@@ -102,8 +101,8 @@ func newToGuest(tb testing.TB, m *machine, n, chunk int, check bool) carrier {
 	c := &toGuest{m: m}
 	_, socks := m.dial(n)
 	m.driver.do(func() { m.driver.check = check })
-	for _, fd := range socks {
-		c.writers = append(c.writers, newWriter(fd, chunk, check))
+	for _, fds := range share(socks) {
+		c.writers = append(c.writers, newWriter(tb, fds, chunk, check))
 	}
 	return c
 }

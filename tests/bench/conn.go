@@ -10,7 +10,9 @@ const bufAlloc = 256 << 10
 type conn struct {
 	guestPort, hostPort uint32
 	open                bool
-	dirty               bool // has consumed bytes since the driver last looked
+	shut                bool   // the guest has closed it
+	hostShut            uint32 // what the host said in SHUTDOWN
+	dirty               bool   // has consumed bytes since the driver last looked
 
 	// Credit, virtio v1.4 §5.10.6.3.
 	txCnt, peerFwdCnt, peerBufAlloc uint32
@@ -28,10 +30,6 @@ func (c *conn) space() uint32 {
 	}
 	return window - used
 }
-
-// wantsUpdate reports whether Linux 6.12 would send a CREDIT_UPDATE after its program
-// has read all there is (virtio_transport_stream_do_dequeue).
-func (c *conn) wantsUpdate() bool { return c.fwdCnt != c.lastFwdCnt }
 
 // header returns the header of a packet, which tells the credit.
 func (c *conn) header(op csm.Op, n int) csm.Header {

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"encoding/binary"
-	"errors"
 	"fmt"
 	"runtime"
 	"sync"
@@ -40,9 +38,11 @@ type driver struct {
 	sending bool
 	check   bool // payload is written and looked at: see pattern
 
-	// What programs do, called by the driver.
-	onData   func(c *conn, n int)
-	onPacket func(h *csm.Header) // any packet but RW, after the driver saw it
+	// What the guest's programs do.
+	accepts bool          // they take every connection
+	onRead  func(c *conn) // bytes have come
+	onOpen  func(c *conn) // the host has accepted
+	onGone  func(c *conn) // nothing is left of it
 
 	call     int           // the eventfd of both rings' interrupts, and of wake
 	woken    atomic.Bool   // there are calls, or stop is set
@@ -85,7 +85,7 @@ func newDriver(tb testing.TB, f *vhostusertest.Frontend, g *vhostusertest.Guest)
 	d := &driver{
 		rx: newRing(g.Memory, g.Rx()), tx: newRing(g.Memory, g.Tx()),
 		conns: make(map[ports]*conn), done: make(chan struct{}),
-		onData: func(*conn, int) {}, onPacket: func(*csm.Header) {},
+		onRead: func(*conn) {}, onOpen: func(*conn) {}, onGone: func(*conn) {},
 	}
 	d.interruptsBy(tb, f)
 	d.layOut(g.Memory)
@@ -102,11 +102,7 @@ func newDriver(tb testing.TB, f *vhostusertest.Frontend, g *vhostusertest.Guest)
 // sleeps on in a read: that is the cheapest wait there is.
 func (d *driver) interruptsBy(tb testing.TB, f *vhostusertest.Frontend) {
 	tb.Helper()
-	var err error
-	if d.call, err = unix.Eventfd(0, unix.EFD_CLOEXEC); err != nil {
-		tb.Fatal("eventfd:", err)
-	}
-	tb.Cleanup(func() { unix.Close(d.call) })
+	d.call = eventfd(tb)
 	f.SetVringCall(vhostusertest.RxIndex, d.call)
 	f.SetVringCall(vhostusertest.TxIndex, d.call)
 	f.Barrier()
@@ -201,12 +197,7 @@ func (d *driver) sleep() {
 	if d.woken.Load() {
 		return
 	}
-	var count [8]byte
-	if _, err := unix.Read(d.call, count[:]); err == nil {
-		d.counts.interrupts += binary.NativeEndian.Uint64(count[:])
-	} else if !errors.Is(err, unix.EINTR) {
-		panic(err)
-	}
+	d.counts.interrupts += await(d.call)
 }
 
 // do runs f on the driver's thread and waits for it.
@@ -221,7 +212,7 @@ func (d *driver) do(f func()) {
 
 func (d *driver) wake() {
 	d.woken.Store(true)
-	unix.Write(d.call, one[:]) //nolint:errcheck // it is open and far from full
+	signal(d.call)
 }
 
 // stop ends the driver as a power cut does. Stopping twice is harmless.
@@ -265,7 +256,7 @@ func (d *driver) turn() (progress bool) {
 		d.refill(head)
 		progress = true
 	}
-	d.creditUpdates()
+	d.runReaders()
 	d.sendReplies()
 	if d.sending {
 		progress = d.sendChunks() || progress
@@ -299,48 +290,79 @@ func (d *driver) receive(b []byte, n uint32) {
 	}
 	c := d.connOf(ports{guest: h.DstPort, host: h.SrcPort})
 	if c == nil {
-		d.onPacket(&h)
+		d.stray(&h)
 		return
 	}
 	c.peerBufAlloc, c.peerFwdCnt = h.BufAlloc, h.FwdCnt
-	if h.Op == csm.OpRW {
-		d.consume(c, b[csm.HeaderSize:n])
-		return
-	}
 	switch h.Op {
+	case csm.OpRW:
+		d.consume(c, b[csm.HeaderSize:n])
 	case csm.OpResponse:
 		c.open = true
+		d.onOpen(c)
 	case csm.OpCreditRequest:
 		d.reply(c.header(csm.OpCreditUpdate, 0))
+	case csm.OpShutdown:
+		// Nobody has anything unread, so an end of both directions is answered at once.
+		if c.hostShut |= h.Flags; c.hostShut == csm.ShutdownBoth {
+			d.reply(c.header(csm.OpRST, 0))
+			d.forget(c)
+		}
 	case csm.OpRST:
 		d.forget(c)
 	}
-	d.onPacket(&h)
 }
 
-// consume has a program read payload at once.
+// stray handles a packet of no connection.
+func (d *driver) stray(h *csm.Header) {
+	switch {
+	case h.Op == csm.OpRequest && d.accepts:
+		c := &conn{guestPort: h.DstPort, hostPort: h.SrcPort, open: true, peerBufAlloc: h.BufAlloc, peerFwdCnt: h.FwdCnt}
+		d.conns[ports{c.guestPort, c.hostPort}] = c
+		d.reply(c.header(csm.OpResponse, 0))
+	case h.Op == csm.OpInvalid || h.Op == csm.OpRST: // rust-vmm's backend sends the former
+	default:
+		d.fail("%v for port %d, which has no connection", h.Op, h.DstPort)
+	}
+}
+
+// dial asks the host for a connection.
+func (d *driver) dial(c *conn) {
+	d.conns[ports{c.guestPort, c.hostPort}] = c
+	d.reply(c.header(csm.OpRequest, 0))
+}
+
+// shutdown says that a connection's program has closed it.
+func (d *driver) shutdown(c *conn) {
+	h := c.header(csm.OpShutdown, 0)
+	h.Flags = csm.ShutdownBoth
+	c.shut = true
+	d.reply(h)
+}
+
+// consume takes payload for the connection's program.
 func (d *driver) consume(c *conn, payload []byte) {
-	n := len(payload)
 	if d.check && !matches(payload, c.received) {
 		d.fail("bytes from %d on are not what was sent", c.received)
 	}
-	c.fwdCnt += uint32(n)
-	c.received += uint64(n)
-	d.received.Store(d.received.Load() + uint64(n))
+	c.fwdCnt += uint32(len(payload))
+	c.received += uint64(len(payload))
+	d.received.Store(d.received.Load() + uint64(len(payload)))
 	if !c.dirty {
 		c.dirty = true
 		d.read = append(d.read, c)
 	}
-	d.onData(c, n)
 }
 
-// creditUpdates tells of what the programs have read in this turn, unless packets did.
-func (d *driver) creditUpdates() {
+// runReaders has the programs read all there is for them, of which Linux 6.12 tells by a
+// CREDIT_UPDATE each time, and then do what they do with it.
+func (d *driver) runReaders() {
 	for _, c := range d.read {
 		c.dirty = false
-		if c.wantsUpdate() {
+		if c.fwdCnt != c.lastFwdCnt {
 			d.reply(c.header(csm.OpCreditUpdate, 0))
 		}
+		d.onRead(c)
 	}
 	d.read = d.read[:0]
 }
@@ -361,6 +383,7 @@ func (d *driver) forget(c *conn) {
 	c.open = false
 	d.last = nil
 	delete(d.conns, ports{c.guestPort, c.hostPort})
+	d.onGone(c)
 }
 
 // reply sends a packet without payload, as soon as there is room.

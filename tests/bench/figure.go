@@ -1,24 +1,41 @@
 package main
 
 import (
+	"errors"
+	"fmt"
+	"io"
 	"slices"
 	"testing"
 	"time"
 )
 
-// figure is one thing that is measured, of every backend and of the bare limit.
+// figure is something that is measured, of every backend and of what bare sockets do.
 type figure struct {
-	name   string
-	title  string
-	unit   unit
-	target float64 // of ours as a ratio to the limit; 0: none
-	// bare prepares the limit, nil: there is none; backend prepares a machine.
+	name  string
+	title string
+	rows  []row // what its rounds tell, the main thing first
+	// bare prepares what the backends are compared with, nil: nothing is; machine
+	// prepares the same with a backend.
 	bare    func(tb testing.TB, p params) gauge
-	backend func(tb testing.TB, b backend, p params) gauge
+	machine func(tb testing.TB, b backend, p params) gauge
 }
 
-// gauge measures once, for a round; what it needs was prepared and ends with its tb.
+// gauge measures once. What it needs was prepared, and ends with the stage of that.
 type gauge func(tb testing.TB) round
+
+// round is what one measurement gave: values by metric, in seconds, bytes or just as many.
+type round map[metric]float64
+
+// metric names a value of a round.
+type metric string
+
+// row is a line of the table.
+type row struct {
+	metric metric
+	title  string // behind the figure's; empty for the main one
+	unit   unit
+	target target // of the daemon
+}
 
 // params are what all figures of a run have in common.
 type params struct {
@@ -26,69 +43,98 @@ type params struct {
 	check   bool          // compare every byte; speed means nothing then
 }
 
-// round is what one measurement gave.
-type round struct {
-	value         float64 // in the figure's unit
-	processor     float64 // seconds per GiB, of the backend or of the bare programs
-	notifications float64 // interrupts per packet
-}
-
-// limitName is what the bare limit is called among the backends.
-const limitName = "bare"
-
-// series are the rounds of one figure by backend; rounds with one index were next to
-// each other in time.
+// series are the rounds of a figure by backend; those with one index were measured one
+// behind the other.
 type series struct {
-	Figure string
-	Rounds map[string][]round
+	rounds map[string][]round
+	notes  []string // why a backend has none
 }
 
-// measure takes rounds of a figure, of the limit and every backend in turn.
-func (f *figure) measure(tb testing.TB, backends []backend, p params, rounds int) series {
-	tb.Helper()
-	names, gauges := []string{}, []gauge{}
+// entrant is who takes part in a figure.
+type entrant struct {
+	name    string
+	must    bool // it is no note if it fails
+	prepare func(testing.TB) gauge
+	stage   *stage
+	gauge   gauge
+}
+
+// measure takes rounds of a figure, of all in turn. A backend that is not ours and fails
+// is left out from then on.
+func (f *figure) measure(log io.Writer, backends []backend, p params, rounds int) (series, error) {
+	s := series{rounds: map[string][]round{}}
+	var entrants []*entrant
 	if f.bare != nil {
-		names, gauges = append(names, limitName), append(gauges, f.bare(tb, p))
+		entrants = append(entrants, &entrant{name: bareName, must: true, prepare: func(tb testing.TB) gauge { return f.bare(tb, p) }})
 	}
 	for _, b := range backends {
-		names, gauges = append(names, b.name), append(gauges, f.backend(tb, b, p))
+		entrants = append(entrants, &entrant{name: b.name, must: b.ours, prepare: func(tb testing.TB) gauge { return f.machine(tb, b, p) }})
 	}
-	s := series{Figure: f.name, Rounds: map[string][]round{}}
+	defer func() {
+		for _, e := range slices.Backward(entrants) {
+			e.stage.clear()
+		}
+	}()
+	var err error
+	for _, e := range entrants {
+		e.stage = &stage{out: log}
+		e.stage.act(func() { e.gauge = e.prepare(e.stage) })
+		err = errors.Join(err, s.judge(e))
+	}
 	for n := range rounds {
-		for i := range gauges {
+		for i := range entrants {
 			if n%2 == 1 { // what favours the first, or the last, favours all
-				i = len(gauges) - 1 - i
+				i = len(entrants) - 1 - i
 			}
-			s.Rounds[names[i]] = append(s.Rounds[names[i]], gauges[i](tb))
+			e := entrants[i]
+			if err != nil || e.stage.Failed() {
+				continue
+			}
+			e.stage.act(func() {
+				r := e.gauge(e.stage)
+				s.rounds[e.name] = append(s.rounds[e.name], r)
+			})
+			err = errors.Join(err, s.judge(e))
 		}
 	}
-	return s
+	return s, err
 }
 
-// of returns one number of each round of a backend.
-func (s series) of(name string, number func(round) float64) []float64 {
+// judge says what it means that somebody has failed, if he has.
+func (s *series) judge(e *entrant) error {
+	switch {
+	case !e.stage.Failed():
+		return nil
+	case e.must:
+		return fmt.Errorf("%s: %w", e.name, e.stage.err)
+	}
+	delete(s.rounds, e.name)
+	s.notes = append(s.notes, fmt.Sprintf("%s: %v", e.name, e.stage.err))
+	return nil
+}
+
+// of returns one value of each round of a backend.
+func (s series) of(name string, m metric) []float64 {
 	var values []float64
-	for _, r := range s.Rounds[name] {
-		values = append(values, number(r))
+	for _, r := range s.rounds[name] {
+		if v, ok := r[m]; ok {
+			values = append(values, v)
+		}
 	}
 	return values
 }
 
-// ratios divides what one backend has in each round by what another has in the same.
-func (s series) ratios(name, to string, number func(round) float64) []float64 {
+// ratios divides what one has in each round by what another has in the same.
+func (s series) ratios(name, to string, m metric) []float64 {
 	var values []float64
-	under := s.of(to, number)
-	for i, v := range s.of(name, number) {
+	under := s.of(to, m)
+	for i, v := range s.of(name, m) {
 		if i < len(under) && under[i] != 0 {
 			values = append(values, v/under[i])
 		}
 	}
 	return values
 }
-
-func value(r round) float64         { return r.value }
-func processor(r round) float64     { return r.processor }
-func notifications(r round) float64 { return r.notifications }
 
 // median returns the middle one, 0 of none.
 func median(values []float64) float64 {

@@ -7,7 +7,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/vhost-user-vsock/vhost-user-vsock/csm"
 	"github.com/vhost-user-vsock/vhost-user-vsock/tests/vm"
 	"github.com/vhost-user-vsock/vhost-user-vsock/vhostuser/vhostusertest"
 	"github.com/vhost-user-vsock/vhost-user-vsock/virtqueue/virtqueuetest"
@@ -24,7 +23,7 @@ type machine struct {
 	next   uint32 // port of the guest's
 }
 
-// start returns a machine with rings of this size on a process of its own.
+// machine returns a machine with rings of this size on a process of its own.
 func (b backend) machine(tb testing.TB, ringSize int) *machine {
 	tb.Helper()
 	return newMachine(tb, b.start(tb), ringSize)
@@ -52,12 +51,8 @@ func (m *machine) dial(n int) (conns []*conn, socks []int) {
 	m.tb.Helper()
 	listener := listen(m.tb, fmt.Sprintf("%s_%d", m.uds, hostPort), n)
 	for range n {
-		c := &conn{guestPort: m.next, hostPort: hostPort}
-		m.next++
-		m.driver.do(func() {
-			m.driver.conns[ports{c.guestPort, c.hostPort}] = c
-			m.driver.reply(c.header(csm.OpRequest, 0))
-		})
+		c := &conn{guestPort: m.nextPort(), hostPort: hostPort}
+		m.driver.do(func() { m.driver.dial(c) })
 		socks = append(socks, accept(m.tb, listener))
 		conns = append(conns, c)
 	}
@@ -71,6 +66,12 @@ func (m *machine) dial(n int) (conns []*conn, socks []int) {
 		return all
 	})
 	return conns, socks
+}
+
+// nextPort returns a port that no connection of the guest had before.
+func (m *machine) nextPort() uint32 {
+	m.next++
+	return m.next
 }
 
 // listen returns a socket that listens at path until the end of tb.

@@ -10,7 +10,6 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
-	"testing"
 	"time"
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/tests/vm"
@@ -19,6 +18,7 @@ import (
 // Names of the backends in the tables.
 const (
 	oursName = "ours"
+	bareName = "bare"
 	baseName = "base"
 	peerName = "peer"
 )
@@ -61,17 +61,16 @@ func run() error {
 	p := params{stretch: time.Duration(*seconds * float64(time.Second))}
 
 	quiet()
-	t := newTable(os.Stdout)
+	t := newTable(os.Stdout, backends)
 	for _, f := range figures() {
 		if !chosen(f.name, *only) {
 			continue
 		}
-		err := perform(os.Stderr, func(tb testing.TB) {
-			t.add(&f, f.measure(tb, backends, p, *rounds), backends)
-		})
+		s, err := f.measure(os.Stderr, backends, p, *rounds)
 		if err != nil {
 			return fmt.Errorf("%s: %w", f.name, err)
 		}
+		t.add(&f, s)
 	}
 	t.flush()
 	return nil

@@ -9,14 +9,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readBuffer is what a program that reads offers at once.
-const readBuffer = 64 << 10
+const (
+	// readBuffer is what a program that reads offers at once.
+	readBuffer = 64 << 10
+	// threads bounds the host programs: where there are more connections, each of them
+	// has several.
+	threads = 16
+)
 
-// program is a host program that reads a socket or writes one, on a thread of its own.
+// program is a host program that reads its sockets or writes them, on a thread of its own.
 type program struct {
-	fd    int
-	check bool // the bytes are those of pattern
-	chunk int  // of a writer's
+	socks []*sock
+	check bool   // the bytes are those of pattern
+	chunk []byte // of a writer's
+	poll  int    // an epoll of the sockets, if there are several
 
 	bytes  atomic.Uint64 // that it has moved in all its runs
 	paused atomic.Bool   // a writer's run is to end
@@ -25,21 +31,66 @@ type program struct {
 	done   chan struct{} // closed at the end of its run
 }
 
-// startReader starts a program that reads fd until the end of the stream, or of tb.
-func startReader(tb testing.TB, fd int, check bool) *program {
+// sock is one socket of a program's.
+type sock struct {
+	fd    int
+	bytes uint64 // that were moved
+	at    int    // how much of the chunk was written that is being written
+}
+
+// share divides sockets among programs.
+func share(fds []int) [][]int {
+	parts := make([][]int, min(len(fds), threads))
+	for i, fd := range fds {
+		parts[i%len(parts)] = append(parts[i%len(parts)], fd)
+	}
+	return parts
+}
+
+// newProgram returns a program that waits for these events where it has several sockets.
+func newProgram(tb testing.TB, fds []int, events uint32, check bool) *program {
 	tb.Helper()
-	p := &program{fd: fd, check: check}
-	p.start(p.read)
+	p := &program{check: check}
+	for _, fd := range fds {
+		p.socks = append(p.socks, &sock{fd: fd})
+	}
+	if len(fds) == 1 {
+		return p
+	}
+	var err error
+	if p.poll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		tb.Fatal("epoll_create1:", err)
+	}
+	tb.Cleanup(func() { unix.Close(p.poll) })
+	for i, fd := range fds {
+		if err := unix.EpollCtl(p.poll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: events, Fd: int32(i)}); err != nil {
+			tb.Fatal("epoll_ctl:", err)
+		}
+	}
+	return p
+}
+
+// startReader starts a program that reads sockets until the end of the streams, or of tb.
+func startReader(tb testing.TB, fds []int, check bool) *program {
+	tb.Helper()
+	p := newProgram(tb, fds, unix.EPOLLIN, check)
+	buf := make([]byte, readBuffer)
+	p.start(func() { p.each(func(s *sock) bool { return p.read(s, buf) }) })
 	tb.Cleanup(func() {
-		unix.Shutdown(fd, unix.SHUT_RDWR) //nolint:errcheck // the other end may be gone
+		for _, fd := range fds {
+			unix.Shutdown(fd, unix.SHUT_RDWR) //nolint:errcheck // the other end may be gone
+		}
 		<-p.done
 	})
 	return p
 }
 
-// newWriter returns a program that is to write chunks to fd.
-func newWriter(fd, chunk int, check bool) *program {
-	return &program{fd: fd, chunk: chunk, check: check}
+// newWriter returns a program that is to write chunks to sockets.
+func newWriter(tb testing.TB, fds []int, chunk int, check bool) *program {
+	tb.Helper()
+	p := newProgram(tb, fds, unix.EPOLLOUT, check)
+	p.chunk = make([]byte, chunk)
+	return p
 }
 
 // start has the program run on a thread of its own.
@@ -61,47 +112,75 @@ func (p *program) start(run func()) {
 // processor returns the time that the program's thread has run; it must be running.
 func (p *program) processor() time.Duration { return clock(p.clock) }
 
-func (p *program) read() {
-	buf := make([]byte, readBuffer)
-	for {
-		n, err := unix.Read(p.fd, buf)
-		if err == unix.EINTR {
-			continue
+// each calls move with the one socket over and over, or with those of several that are
+// ready, until it returns false.
+func (p *program) each(move func(*sock) bool) {
+	if len(p.socks) == 1 {
+		for move(p.socks[0]) {
 		}
-		if n <= 0 {
+		return
+	}
+	events := make([]unix.EpollEvent, 64)
+	for {
+		n, err := unix.EpollWait(p.poll, events, -1)
+		if err != nil && err != unix.EINTR {
 			return
 		}
-		at := p.bytes.Load()
-		if p.check && !matches(buf[:n], at) {
-			p.broken.Store(true)
+		for i := range max(n, 0) {
+			if !move(p.socks[events[i].Fd]) {
+				return
+			}
 		}
-		p.bytes.Store(at + uint64(n))
 	}
 }
 
-// write writes until the program is paused.
-func (p *program) write() {
-	buf := make([]byte, p.chunk)
-	for !p.paused.Load() {
-		at := p.bytes.Load()
-		if p.check {
-			fill(buf, at)
-		}
-		n, err := unix.Write(p.fd, buf)
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return
-		}
-		p.bytes.Store(at + uint64(n))
+// read reads once, and reports whether there will be more.
+func (p *program) read(s *sock, buf []byte) bool {
+	n, err := unix.Read(s.fd, buf)
+	if err == unix.EINTR {
+		return true
 	}
+	if n <= 0 {
+		return false
+	}
+	if p.check && !matches(buf[:n], s.bytes) {
+		p.broken.Store(true)
+	}
+	s.bytes += uint64(n)
+	p.bytes.Store(p.bytes.Load() + uint64(n))
+	return true
+}
+
+// write writes once, and reports whether it is to go on.
+func (p *program) write(s *sock) bool {
+	if p.check {
+		fill(p.chunk, s.bytes-uint64(s.at))
+	}
+	n, err := p.tryWrite(s)
+	switch {
+	case err == unix.EINTR || err == unix.EAGAIN:
+		return !p.paused.Load()
+	case err != nil:
+		return false
+	}
+	s.at = (s.at + n) % len(p.chunk)
+	s.bytes += uint64(n)
+	p.bytes.Store(p.bytes.Load() + uint64(n))
+	return !p.paused.Load()
+}
+
+// tryWrite waits for room where it has one socket only.
+func (p *program) tryWrite(s *sock) (int, error) {
+	if len(p.socks) == 1 {
+		return unix.Write(s.fd, p.chunk[s.at:])
+	}
+	return unix.SendmsgN(s.fd, p.chunk[s.at:], nil, nil, unix.MSG_DONTWAIT)
 }
 
 // resume has writers write.
 func resume(writers []*program) {
 	for _, w := range writers {
-		w.start(w.write)
+		w.start(func() { w.each(w.write) })
 	}
 }
 

@@ -40,14 +40,12 @@ func (s *stage) Fatalf(format string, args ...any) {
 	runtime.Goexit()
 }
 
-// perform runs f and then, whatever came of it, the cleanups, the last one first.
-func perform(out io.Writer, f func(testing.TB)) error {
-	s := &stage{out: out}
-	s.act(func() { f(s) })
+// clear runs the cleanups, the last one first.
+func (s *stage) clear() {
 	for _, f := range slices.Backward(s.cleanups) {
 		s.act(f)
 	}
-	return s.err
+	s.cleanups = nil
 }
 
 // act runs f on a goroutine that Fatalf may end.

@@ -6,76 +6,70 @@ import (
 	"text/tabwriter"
 )
 
-// unit says how values of a figure are printed.
-type unit int
-
-const bytesPerSecond unit = iota
-
-func (u unit) format(v float64) string {
-	switch {
-	case v >= gib:
-		return fmt.Sprintf("%.2f GiB/s", v/gib)
-	default:
-		return fmt.Sprintf("%.1f MiB/s", v/mib)
-	}
+// table prints the medians of a run, a row each.
+type table struct {
+	out   *tabwriter.Writer
+	names []string // of the backends but ours
+	notes []string
 }
 
-// table prints the medians of a run, a figure and backend a line.
-type table struct{ out *tabwriter.Writer }
-
-func newTable(w io.Writer) *table {
-	t := &table{tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)}
-	fmt.Fprintln(t.out, "figure\tof\tmedian\t× bare\ttarget\tcpu s/GiB\t× bare\tcalls/packet\t× base")
+func newTable(w io.Writer, backends []backend) *table {
+	t := &table{out: tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)}
+	fmt.Fprintf(t.out, "\t%s\t%s\tratio\ttarget\t\t", oursName, bareName)
+	for _, b := range backends[1:] {
+		t.names = append(t.names, b.name)
+		fmt.Fprintf(t.out, "%s\t%[2]s/%[1]s\t%[1]s/%[3]s\t", b.name, oursName, bareName)
+	}
+	fmt.Fprintln(t.out)
 	return t
 }
 
-// add prints the lines of a figure. The first backend is the one with targets.
-func (t *table) add(f *figure, s series, backends []backend) {
-	name := f.title
-	line := func(of string) {
-		fmt.Fprintf(t.out, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", name, of,
-			f.unit.format(median(s.of(of, value))),
-			ratio(s.ratios(of, limitName, value), of != limitName),
-			t.verdict(f, s, of, backends),
-			number(median(s.of(of, processor))),
-			ratio(s.ratios(of, limitName, processor), of != limitName),
-			number(median(s.of(of, notifications))),
-			ratio(s.ratios(of, baseName, value), of == backends[0].name),
-		)
-		name = ""
+// add prints the rows of a figure.
+func (t *table) add(f *figure, s series) {
+	for _, r := range f.rows {
+		if len(s.of(oursName, r.metric)) == 0 {
+			continue
+		}
+		title := f.title
+		if r.title != "" {
+			title = "  " + r.title
+		}
+		wanted, met := r.target.verdict(s, r)
+		fmt.Fprintf(t.out, "%s\t%s\t%s\t%s\t%s\t%s\t", title,
+			r.value(s, oursName), r.value(s, bareName), r.ratio(s, oursName, bareName), wanted, met)
+		for _, name := range t.names {
+			fmt.Fprintf(t.out, "%s\t%s\t%s\t", r.value(s, name), r.ratio(s, oursName, name), r.ratio(s, name, bareName))
+		}
+		fmt.Fprintln(t.out)
 	}
-	if f.bare != nil {
-		line(limitName)
-	}
-	for _, b := range backends {
-		line(b.name)
+	for _, n := range s.notes {
+		t.notes = append(t.notes, f.name+": "+n)
 	}
 }
 
-// verdict says whether the target was met.
-func (t *table) verdict(f *figure, s series, of string, backends []backend) string {
-	switch {
-	case f.target == 0 || of != backends[0].name:
+// flush prints what was added, and why figures are missing.
+func (t *table) flush() {
+	t.out.Flush()
+	for _, n := range t.notes {
+		fmt.Fprintf(t.out, "\n%s", n)
+	}
+	t.out.Flush()
+}
+
+// value returns the median of a backend's, empty if it has none.
+func (r row) value(s series, name string) string {
+	values := s.of(name, r.metric)
+	if len(values) == 0 {
 		return ""
-	case median(s.ratios(of, limitName, value)) >= f.target:
-		return fmt.Sprintf("%.2f met", f.target)
 	}
-	return fmt.Sprintf("%.2f NOT met", f.target)
+	return r.unit.format(median(values))
 }
 
-// flush prints what was added.
-func (t *table) flush() { t.out.Flush() }
-
-func ratio(values []float64, wanted bool) string {
-	if !wanted || len(values) == 0 {
+// ratio returns the median of the ratios round by round, empty if there are none.
+func (r row) ratio(s series, name, to string) string {
+	values := s.ratios(name, to, r.metric)
+	if len(values) == 0 {
 		return ""
 	}
 	return fmt.Sprintf("%.2f", median(values))
-}
-
-func number(v float64) string {
-	if v == 0 {
-		return ""
-	}
-	return fmt.Sprintf("%.3g", v)
 }
