@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,12 +23,20 @@ const guestCID = 3
 type backend struct {
 	name    string
 	command string // a shell's, with {sock} and {uds}
-	ours    bool
+	ours    bool   // it is a daemon of this tree, of whatever build
 }
 
-// ourBackend runs a build of the daemon.
-func ourBackend(name, path string) backend {
+// daemon is a build of ours; path may have flags behind it.
+func daemon(name, path string) backend {
 	return backend{name: name, ours: true, command: path + " --log-level warn --guest-cid 3 --socket {sock} --uds-path {uds}"}
+}
+
+// with returns the backend with further flags, if it is ours.
+func (b backend) with(flags string) backend {
+	if b.ours {
+		b.command += " " + flags
+	}
+	return b
 }
 
 // process is a running backend with sockets of its own.
@@ -64,7 +73,7 @@ func (b backend) start(tb testing.TB) *process {
 	tb.Cleanup(func() {
 		syscall.Kill(-p.pid, syscall.SIGKILL)
 		<-ended
-		if tb.Failed() {
+		if tb.Failed() && out.Len() > 0 {
 			tb.Logf("output of %s:\n%s", b.name, out.String())
 		}
 	})
@@ -79,6 +88,20 @@ func (b backend) start(tb testing.TB) *process {
 	return p
 }
 
+// connect returns a connection of a frontend. The socket's file is there before it
+// listens.
+func (p *process) connect(tb testing.TB) int {
+	tb.Helper()
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		tb.Fatal("socket:", err)
+	}
+	vm.Eventually(tb, startLimit, "the backend listens", func() bool {
+		return unix.Connect(fd, &unix.SockaddrUnix{Name: p.sock}) == nil
+	})
+	return fd
+}
+
 func exists(path string) bool {
 	_, err := os.Lstat(path)
 	return err == nil
@@ -90,8 +113,25 @@ func (p *process) processor() time.Duration {
 	return clock(int32(^p.pid<<3 | 2)) // MAKE_PROCESS_CPUCLOCK(pid, CPUCLOCK_SCHED)
 }
 
-// threadProcessor returns the time that the calling thread has run.
-func threadProcessor() time.Duration { return clock(unix.CLOCK_THREAD_CPUTIME_ID) }
+// resident returns how many bytes of memory the process has, without its guests'
+// (RssAnon and RssFile of /proc/PID/status).
+func (p *process) resident(tb testing.TB) int {
+	tb.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.pid))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	sum := 0
+	for _, field := range []string{"RssAnon", "RssFile"} {
+		_, line, _ := strings.Cut(string(status), "\n"+field+":")
+		var n int
+		if _, err := fmt.Sscanf(line, "%d kB", &n); err != nil {
+			tb.Fatalf("%s in /proc/PID/status: %v", field, err)
+		}
+		sum += n * kib
+	}
+	return sum
+}
 
 func clock(id int32) time.Duration {
 	var t unix.Timespec

@@ -58,15 +58,15 @@ type toHost struct {
 	readers []*program
 }
 
-func newToHost(tb testing.TB, m *machine, n, chunk int, check bool) carrier {
+func newToHost(tb testing.TB, m *machine, f flow, check bool) carrier {
 	tb.Helper()
 	c := &toHost{m: m}
-	conns, socks := m.dial(n)
+	conns, socks := m.dial(tb, f.n)
 	c.conns = conns
 	for _, fds := range share(socks) {
 		c.readers = append(c.readers, startReader(tb, fds, check))
 	}
-	m.driver.do(func() { m.driver.senders, m.driver.chunk, m.driver.check = conns, chunk, check })
+	m.driver.do(func() { m.driver.senders, m.driver.chunk, m.driver.check = conns, f.chunk, check })
 	return c
 }
 
@@ -83,7 +83,9 @@ func (c *toHost) stop(tb testing.TB) {
 	var sent uint64
 	c.m.driver.do(func() {
 		c.m.driver.sending = false
-		sent = c.m.driver.counts.sent
+		for _, conn := range c.conns {
+			sent += conn.sent
+		}
 	})
 	arrived(tb, sent, func() uint64 { return total(c.readers) })
 	mustHaveRead(tb, c.readers)
@@ -93,16 +95,18 @@ func (c *toHost) stop(tb testing.TB) {
 // toGuest carries from programs of the host to the guest of a machine.
 type toGuest struct {
 	m       *machine
+	conns   []*conn
 	writers []*program
 }
 
-func newToGuest(tb testing.TB, m *machine, n, chunk int, check bool) carrier {
+func newToGuest(tb testing.TB, m *machine, f flow, check bool) carrier {
 	tb.Helper()
 	c := &toGuest{m: m}
-	_, socks := m.dial(n)
+	conns, socks := m.dial(tb, f.n)
+	c.conns = conns
 	m.driver.do(func() { m.driver.check = check })
 	for _, fds := range share(socks) {
-		c.writers = append(c.writers, newWriter(tb, fds, chunk, check))
+		c.writers = append(c.writers, newWriter(tb, fds, f.chunk, check))
 	}
 	return c
 }
@@ -111,14 +115,23 @@ func (c *toGuest) start() { resume(c.writers) }
 
 func (c *toGuest) moved() load {
 	l := c.m.load()
-	l.bytes = c.m.driver.received.Load()
+	l.bytes = c.received()
 	return l
+}
+
+func (c *toGuest) received() (bytes uint64) {
+	c.m.driver.do(func() {
+		for _, conn := range c.conns {
+			bytes += conn.received
+		}
+	})
+	return bytes
 }
 
 func (c *toGuest) stop(tb testing.TB) {
 	tb.Helper()
 	pause(c.writers)
-	arrived(tb, total(c.writers), c.m.driver.received.Load)
+	arrived(tb, total(c.writers), c.received)
 	c.m.mustBeGood(tb)
 }
 
@@ -127,16 +140,6 @@ func (m *machine) load() load {
 	var n counts
 	m.driver.do(func() { n = m.driver.counts })
 	return load{packets: n.packets, interrupts: n.interrupts, processor: m.processor()}
-}
-
-// mustBeGood fails if the device did anything wrong.
-func (m *machine) mustBeGood(tb testing.TB) {
-	tb.Helper()
-	m.driver.do(func() {
-		if m.driver.err != nil {
-			tb.Errorf("the guest: %v", m.driver.err)
-		}
-	})
 }
 
 // arrived waits until as many bytes have arrived as were sent.

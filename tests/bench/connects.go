@@ -62,7 +62,7 @@ func newGuestDialer(tb testing.TB, m *machine) *guestDialer {
 // serve starts the host program, which hears each connection out and closes it.
 func (g *guestDialer) serve(tb testing.TB) {
 	tb.Helper()
-	listener := listen(tb, fmt.Sprintf("%s_%d", g.m.uds, hostPort), 4*guestDials)
+	listener := g.m.listen(tb)
 	p := &program{}
 	p.start(func() {
 		b := make([]byte, 1)

@@ -18,9 +18,11 @@ type figure struct {
 	// prepares the same with a backend.
 	bare    func(tb testing.TB, p params) gauge
 	machine func(tb testing.TB, b backend, p params) gauge
+	apart   bool // it takes too much of the system to prepare several
 }
 
-// gauge measures once. What it needs was prepared, and ends with the stage of that.
+// gauge measures once. What it needs was prepared, and ends with the stage of that. Where
+// there is none, the backend cannot have what is measured.
 type gauge func(tb testing.TB) round
 
 // round is what one measurement gave: values by metric, in seconds, bytes or just as many.
@@ -55,7 +57,7 @@ type entrant struct {
 	name    string
 	must    bool // it is no note if it fails
 	prepare func(testing.TB) gauge
-	stage   *stage
+	stage   stage
 	gauge   gauge
 }
 
@@ -65,20 +67,34 @@ func (f *figure) measure(log io.Writer, backends []backend, p params, rounds int
 	s := series{rounds: map[string][]round{}}
 	var entrants []*entrant
 	if f.bare != nil {
-		entrants = append(entrants, &entrant{name: bareName, must: true, prepare: func(tb testing.TB) gauge { return f.bare(tb, p) }})
+		entrants = append(entrants, &entrant{
+			name: bareName, must: true, stage: stage{out: log},
+			prepare: func(tb testing.TB) gauge { return f.bare(tb, p) },
+		})
 	}
 	for _, b := range backends {
-		entrants = append(entrants, &entrant{name: b.name, must: b.ours, prepare: func(tb testing.TB) gauge { return f.machine(tb, b, p) }})
+		entrants = append(entrants, &entrant{
+			name: b.name, must: b.ours, stage: stage{out: log},
+			prepare: func(tb testing.TB) gauge { return f.machine(tb, b, p) },
+		})
 	}
-	defer func() {
-		for _, e := range slices.Backward(entrants) {
-			e.stage.clear()
+	if !f.apart {
+		return s, s.take(entrants, rounds)
+	}
+	for _, e := range entrants {
+		if err := s.take([]*entrant{e}, rounds); err != nil {
+			return s, err
 		}
-	}()
+	}
+	return s, nil
+}
+
+// take takes rounds of entrants in turn.
+func (s *series) take(entrants []*entrant, rounds int) error {
 	var err error
 	for _, e := range entrants {
-		e.stage = &stage{out: log}
-		e.stage.act(func() { e.gauge = e.prepare(e.stage) })
+		e.stage.act(func() { e.gauge = e.prepare(&e.stage) })
+		defer e.stage.clear()
 		err = errors.Join(err, s.judge(e))
 	}
 	for n := range rounds {
@@ -87,17 +103,17 @@ func (f *figure) measure(log io.Writer, backends []backend, p params, rounds int
 				i = len(entrants) - 1 - i
 			}
 			e := entrants[i]
-			if err != nil || e.stage.Failed() {
+			if err != nil || e.stage.Failed() || e.gauge == nil {
 				continue
 			}
 			e.stage.act(func() {
-				r := e.gauge(e.stage)
+				r := e.gauge(&e.stage)
 				s.rounds[e.name] = append(s.rounds[e.name], r)
 			})
 			err = errors.Join(err, s.judge(e))
 		}
 	}
-	return s, err
+	return err
 }
 
 // judge says what it means that somebody has failed, if he has.

@@ -11,5 +11,12 @@ func figures() []figure {
 			all = append(all, d.throughput(flow{n, 64 * kib}))
 		}
 	}
-	return append(all, roundTrip(1), roundTrip(4*kib), guestConnects(), hostConnects())
+	return append(all,
+		tx.bigRings(flow{1, 64 * kib}), rx.bigRings(flow{1, 64 * kib}),
+		manyActive(1000),
+		roundTrip(1), roundTrip(4*kib),
+		guestConnects(), hostConnects(),
+		idle(10_000), atRest(), tx.allocations(), rx.allocations(),
+		neighbours(), fair(8),
+	)
 }

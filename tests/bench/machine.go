@@ -18,20 +18,17 @@ const patience = 10 * time.Second
 // machine is a virtual machine on a backend: QEMU's messages, and a driver of ours.
 type machine struct {
 	*process
-	driver *driver
-	tb     testing.TB
-	next   uint32 // port of the guest's
+	driver   *driver
+	ours     bool // the backend is
+	next     uint32
+	listener int // of host programs, 0 before there are any
 }
 
 // machine returns a machine with rings of this size on a process of its own.
 func (b backend) machine(tb testing.TB, ringSize int) *machine {
 	tb.Helper()
-	return newMachine(tb, b.start(tb), ringSize)
-}
-
-func newMachine(tb testing.TB, p *process, ringSize int) *machine {
-	tb.Helper()
-	f := vhostusertest.Dial(tb, p.sock)
+	p := b.start(tb)
+	f := vhostusertest.New(tb, p.connect(tb))
 	g := vhostusertest.NewGuest(tb, vhostusertest.GuestOptions{
 		RingSize: ringSize,
 		Extents:  []virtqueuetest.Extent{{GuestAddr: 1 << 20, Size: 64 << 20}},
@@ -39,24 +36,24 @@ func newMachine(tb testing.TB, p *process, ringSize int) *machine {
 	peer := vhostusertest.QEMU10(f, g)
 	peer.Init()
 	peer.Start()
-	return &machine{process: p, driver: newDriver(tb, f, g), tb: tb, next: 1 << 20}
+	return &machine{process: p, driver: newDriver(tb, f, g), ours: b.ours, next: 1 << 20}
 }
 
 // hostPort is where the bench's host programs listen.
 const hostPort = 1234
 
 // dial connects n programs of the guest to as many of the host, whose sockets it
-// returns: blocking, and open until the end of the test.
-func (m *machine) dial(n int) (conns []*conn, socks []int) {
-	m.tb.Helper()
-	listener := listen(m.tb, fmt.Sprintf("%s_%d", m.uds, hostPort), n)
+// returns: blocking, and open until the end of tb.
+func (m *machine) dial(tb testing.TB, n int) (conns []*conn, socks []int) {
+	tb.Helper()
 	for range n {
 		c := &conn{guestPort: m.nextPort(), hostPort: hostPort}
+		l := m.listen(tb)
 		m.driver.do(func() { m.driver.dial(c) })
-		socks = append(socks, accept(m.tb, listener))
+		socks = append(socks, accept(tb, l))
 		conns = append(conns, c)
 	}
-	vm.Eventually(m.tb, patience, "all connections are open", func() (all bool) {
+	vm.Eventually(tb, patience, "all connections are open", func() (all bool) {
 		m.driver.do(func() {
 			all = true
 			for _, c := range conns {
@@ -68,6 +65,29 @@ func (m *machine) dial(n int) (conns []*conn, socks []int) {
 	return conns, socks
 }
 
+// listen returns the socket that takes the guest's connections.
+func (m *machine) listen(tb testing.TB) int {
+	tb.Helper()
+	if m.listener == 0 {
+		m.listener = listen(tb, fmt.Sprintf("%s_%d", m.uds, hostPort))
+	}
+	return m.listener
+}
+
+// mustBeGood fails if the device did anything wrong. Of others than ours it wants only
+// that no byte is lost.
+func (m *machine) mustBeGood(tb testing.TB) {
+	tb.Helper()
+	m.driver.do(func() {
+		if m.driver.err != nil {
+			tb.Errorf("the guest: %v", m.driver.err)
+		}
+		if m.ours && m.driver.strays > 0 {
+			tb.Errorf("the guest received %d packets of no connection", m.driver.strays)
+		}
+	})
+}
+
 // nextPort returns a port that no connection of the guest had before.
 func (m *machine) nextPort() uint32 {
 	m.next++
@@ -75,7 +95,7 @@ func (m *machine) nextPort() uint32 {
 }
 
 // listen returns a socket that listens at path until the end of tb.
-func listen(tb testing.TB, path string, backlog int) int {
+func listen(tb testing.TB, path string) int {
 	tb.Helper()
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -85,7 +105,7 @@ func listen(tb testing.TB, path string, backlog int) int {
 	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
 		tb.Fatal("bind:", err)
 	}
-	if err := unix.Listen(fd, backlog); err != nil {
+	if err := unix.Listen(fd, 128); err != nil {
 		tb.Fatal("listen:", err)
 	}
 	return fd

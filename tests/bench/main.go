@@ -35,7 +35,7 @@ func run() error {
 	list := flag.Bool("list", false, "list the figures' names")
 	rounds := flag.Int("rounds", 5, "how often each figure is measured")
 	seconds := flag.Float64("seconds", 0.5, "for how long in each round")
-	daemon := flag.String("daemon", "", "path of the daemon; built from this tree unless given")
+	program := flag.String("daemon", "", "path of the daemon, and flags for it; built from this tree unless given")
 	base := flag.String("base", "", "path of another build of the daemon, to compare with")
 	peer := flag.String("peer", os.Getenv("PEER"), "command line of another backend, with {sock} and {uds}")
 	flag.Parse()
@@ -45,15 +45,15 @@ func run() error {
 		}
 		return nil
 	}
-	if *daemon == "" {
+	if *program == "" {
 		var err error
-		if *daemon, err = vm.DaemonProgram(); err != nil {
+		if *program, err = vm.DaemonProgram(); err != nil {
 			return err
 		}
 	}
-	backends := []backend{ourBackend(oursName, *daemon)}
+	backends := []backend{daemon(oursName, *program)}
 	if *base != "" {
-		backends = append(backends, ourBackend(baseName, *base))
+		backends = append(backends, daemon(baseName, *base))
 	}
 	if *peer != "" {
 		backends = append(backends, backend{name: peerName, command: *peer})

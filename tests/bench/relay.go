@@ -112,28 +112,3 @@ func await(fd int) uint64 {
 		}
 	}
 }
-
-// startEcho starts a host program that sends back what it reads.
-func startEcho(tb testing.TB, fd, size int) {
-	tb.Helper()
-	p := &program{}
-	p.start(func() {
-		buf := make([]byte, size)
-		for {
-			n, err := unix.Read(fd, buf)
-			if err == unix.EINTR {
-				continue
-			}
-			if n <= 0 {
-				return
-			}
-			if _, err := unix.Write(fd, buf[:n]); err != nil {
-				return
-			}
-		}
-	})
-	tb.Cleanup(func() {
-		unix.Shutdown(fd, unix.SHUT_RDWR) //nolint:errcheck // the other end may be gone
-		<-p.done
-	})
-}

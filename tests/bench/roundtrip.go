@@ -41,12 +41,11 @@ type trip struct {
 	until time.Time
 	times []time.Duration
 	over  chan struct{}
-	check bool
 }
 
 func newTrip(tb testing.TB, m *machine, size int) *trip {
 	tb.Helper()
-	conns, socks := m.dial(1)
+	conns, socks := m.dial(tb, 1)
 	startEcho(tb, socks[0], size)
 	t := &trip{m: m, c: conns[0], size: size, times: make([]time.Duration, 0, 1<<20)}
 	m.driver.do(func() { m.driver.onRead = t.onRead })

@@ -24,7 +24,7 @@ var sizes = []int{64, kib, 4 * kib, 64 * kib}
 // direction is where bytes go.
 type direction struct {
 	name, title string
-	carrier     func(tb testing.TB, m *machine, n, chunk int, check bool) carrier
+	carrier     func(tb testing.TB, m *machine, f flow, check bool) carrier
 	targets     map[flow]float64 // of throughput, as a ratio to a bare socket
 }
 
@@ -40,7 +40,13 @@ var (
 	}}
 )
 
-// throughput is the figure of n connections that carry chunks.
+// Ring sizes.
+const (
+	ringSize = 128 // QEMU's
+	bigRing  = 256 // User-Mode Linux's
+)
+
+// throughput is the figure of a flow.
 func (d direction) throughput(l flow) figure {
 	f := figure{
 		name:  d.name + "/" + sizeName(l.chunk),
@@ -54,10 +60,7 @@ func (d direction) throughput(l flow) figure {
 			c := newBare(tb, l.chunk, p.check)
 			return func(tb testing.TB) round { return carry(tb, c, p.stretch) }
 		},
-		machine: func(tb testing.TB, b backend, p params) gauge {
-			c := d.carrier(tb, b.machine(tb, ringSize), l.n, l.chunk, p.check)
-			return func(tb testing.TB) round { return carry(tb, c, p.stretch) }
-		},
+		machine: d.on(ringSize, l),
 	}
 	if l.n == 1 && l.chunk == 64*kib {
 		f.rows[1].target = atMost(1.3, bareName)
@@ -70,8 +73,26 @@ func (d direction) throughput(l flow) figure {
 	return f
 }
 
-// ringSize is QEMU's.
-const ringSize = 128
+// bigRings is the figure of a flow on rings that are larger than those of the others.
+func (d direction) bigRings(l flow) figure {
+	f := d.throughput(l)
+	f.name += "/ring"
+	f.title += fmt.Sprintf(", rings of %d", bigRing)
+	f.machine = d.on(bigRing, l)
+	f.rows = f.rows[:3]
+	for i := range f.rows {
+		f.rows[i].target = target{}
+	}
+	return f
+}
+
+// on prepares a machine that carries a flow.
+func (d direction) on(ringSize int, l flow) func(testing.TB, backend, params) gauge {
+	return func(tb testing.TB, b backend, p params) gauge {
+		c := d.carrier(tb, b.machine(tb, ringSize), l, p.check)
+		return func(tb testing.TB) round { return carry(tb, c, p.stretch) }
+	}
+}
 
 func sizeName(n int) string {
 	if n >= kib {
