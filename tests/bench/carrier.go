@@ -38,12 +38,17 @@ func carry(tb testing.TB, c carrier, stretch time.Duration) round {
 	c.start()
 	time.Sleep(stretch / warmUp)
 	begin, before := time.Now(), c.moved()
-	time.Sleep(stretch)
-	took, l := time.Since(begin), c.moved().minus(before)
+	var l load
+	vm.Eventually(tb, stretch+patience, "anything has arrived", func() bool {
+		time.Sleep(stretch)
+		l = c.moved().minus(before)
+		return l.bytes > 0
+	})
+	took := time.Since(begin)
 	c.stop(tb)
-	r := round{throughput: float64(l.bytes) / took.Seconds()}
-	if l.bytes > 0 {
-		r[processorPrice] = l.processor.Seconds() * gib / float64(l.bytes)
+	r := round{
+		throughput:     float64(l.bytes) / took.Seconds(),
+		processorPrice: l.processor.Seconds() * gib / float64(l.bytes),
 	}
 	if l.packets > 0 {
 		r[callsPerPacket] = float64(l.interrupts) / float64(l.packets)

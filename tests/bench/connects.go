@@ -170,7 +170,7 @@ func (h *hostDialers) measure(tb testing.TB, stretch time.Duration) round {
 	for range hostDials {
 		p := &program{}
 		p.start(func() {
-			for time.Since(begun) < stretch {
+			for first := true; first || time.Since(begun) < stretch; first = false {
 				fd, err := dialGuest(h.m.uds, guestPort)
 				if err != nil {
 					failed.Store(p, err)

@@ -48,9 +48,8 @@ func idle(n int) figure {
 	}
 }
 
-// manyActive is the figure of n connections that all send, beside few of them.
-func manyActive(n int) figure {
-	const few = 16
+// manyActive is the figure of n connections that all send, beside few that do.
+func manyActive(n, few int) figure {
 	return figure{
 		name:  fmt.Sprintf("active/%d", n),
 		title: fmt.Sprintf("guest → host, 64 KiB, %d connections, to %d", n, few),

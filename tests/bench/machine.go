@@ -24,15 +24,19 @@ type machine struct {
 	listener int // of host programs, 0 before there are any
 }
 
-// machine returns a machine with rings of this size on a process of its own.
+// machine returns a machine with rings of this size on a process of its own. Its driver
+// takes what Linux takes of the ring features that are offered.
 func (b backend) machine(tb testing.TB, ringSize int) *machine {
+	tb.Helper()
+	return b.machineWith(tb, vhostusertest.GuestOptions{RingSize: ringSize})
+}
+
+func (b backend) machineWith(tb testing.TB, o vhostusertest.GuestOptions) *machine {
 	tb.Helper()
 	p := b.start(tb)
 	f := vhostusertest.New(tb, p.connect(tb))
-	g := vhostusertest.NewGuest(tb, vhostusertest.GuestOptions{
-		RingSize: ringSize,
-		Extents:  []virtqueuetest.Extent{{GuestAddr: 1 << 20, Size: 64 << 20}},
-	})
+	o.Extents = []virtqueuetest.Extent{{GuestAddr: 1 << 20, Size: 64 << 20}}
+	g := vhostusertest.NewGuest(tb, o)
 	peer := vhostusertest.QEMU10(f, g)
 	peer.Init()
 	peer.Start()
