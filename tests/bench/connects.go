@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -16,11 +15,8 @@ import (
 // connections is how many were opened, closed and gone in a second.
 const connections metric = "connections_per_second"
 
-// How many connections are on their way at a time.
-const (
-	guestDials = 16
-	hostDials  = 4 // a thread each
-)
+// dials is how many connections are on their way at a time.
+const dials = 16
 
 var connectRows = []row{
 	{metric: connections, unit: perSecond, target: atLeast(2, peerName)},
@@ -62,23 +58,23 @@ func newGuestDialer(tb testing.TB, m *machine) *guestDialer {
 // serve starts the host program, which hears each connection out and closes it.
 func (g *guestDialer) serve(tb testing.TB) {
 	tb.Helper()
-	listener := g.m.listen(tb)
-	p := &program{}
+	listener, e, p := g.m.listen(tb), newEpoll(tb), &program{}
+	if err := e.add(listener, unix.EPOLLIN, listener); err != nil {
+		tb.Fatal("epoll_ctl:", err)
+	}
+	b := make([]byte, 1)
 	p.start(func() {
-		b := make([]byte, 1)
-		for {
-			fd, _, err := unix.Accept4(listener, unix.SOCK_CLOEXEC)
-			if err == unix.EINTR {
-				continue
-			}
-			if err != nil {
-				return
+		e.wait(func(fd int) bool {
+			if fd == listener {
+				fd, _, err := unix.Accept4(listener, unix.SOCK_CLOEXEC)
+				return err == unix.EINTR || err == nil && e.add(fd, unix.EPOLLIN, fd) == nil
 			}
 			if n, err := unix.Read(fd, b); n == 0 && err == nil {
 				g.accepted.Add(1)
 			}
 			unix.Close(fd)
-		}
+			return true
+		})
 	})
 	tb.Cleanup(func() {
 		unix.Shutdown(listener, unix.SHUT_RDWR) //nolint:errcheck // it listens
@@ -92,7 +88,7 @@ func (g *guestDialer) measure(tb testing.TB, stretch time.Duration) round {
 	before, accepted, begun := g.m.processor(), g.accepted.Load(), time.Now()
 	g.m.driver.do(func() {
 		g.until = begun.Add(stretch)
-		for range guestDials {
+		for range dials {
 			g.dial()
 		}
 	})
@@ -133,27 +129,33 @@ func (g *guestDialer) onGone(c *conn) {
 	}
 }
 
-// hostConnects is the figure of connections that host programs open and close.
+// hostConnects is the figure of connections that a host program opens and closes.
 func hostConnects() figure {
 	return figure{
 		name:  "connects/host",
-		title: "connections, by host programs",
+		title: "connections, by a host program",
 		rows:  connectRows,
 		machine: func(tb testing.TB, b backend, p params) gauge {
-			h := newHostDialers(b.machine(tb, ringSize))
+			h := newHostDialer(tb, b.machine(tb, ringSize))
 			return func(tb testing.TB) round { return h.measure(tb, p.stretch) }
 		},
 	}
 }
 
-// hostDialers are host programs that open connections to the guest and close them.
-type hostDialers struct {
-	m    *machine
-	gone atomic.Int64 // connections that the guest has seen end
+// hostDialer is a host program that opens connections to the guest and closes them.
+type hostDialer struct {
+	m        *machine
+	epoll    epoll
+	until    time.Time
+	underWay int
+	dialled  int64 // that were open once
+	err      error
+	gone     atomic.Int64 // that the guest has seen end
 }
 
-func newHostDialers(m *machine) *hostDialers {
-	h := &hostDialers{m: m}
+func newHostDialer(tb testing.TB, m *machine) *hostDialer {
+	tb.Helper()
+	h := &hostDialer{m: m, epoll: newEpoll(tb)}
 	m.driver.do(func() {
 		m.driver.accepts = true
 		m.driver.onGone = func(*conn) { h.gone.Add(1) }
@@ -161,74 +163,67 @@ func newHostDialers(m *machine) *hostDialers {
 	return h
 }
 
-func (h *hostDialers) measure(tb testing.TB, stretch time.Duration) round {
+func (h *hostDialer) measure(tb testing.TB, stretch time.Duration) round {
 	tb.Helper()
-	before, gone, begun := h.m.processor(), h.gone.Load(), time.Now()
-	var dialled atomic.Int64
-	var failed sync.Map
-	var programs []*program
-	for range hostDials {
-		p := &program{}
-		p.start(func() {
-			for first := true; first || time.Since(begun) < stretch; first = false {
-				fd, err := dialGuest(h.m.uds, guestPort)
-				if err != nil {
-					failed.Store(p, err)
-					return
-				}
-				unix.Close(fd)
-				dialled.Add(1)
-			}
-		})
-		programs = append(programs, p)
+	before, gone, begun, p := h.m.processor(), h.gone.Load(), time.Now(), &program{}
+	h.dialled, h.until = 0, begun.Add(stretch)
+	p.start(h.run)
+	<-p.done
+	if h.err != nil {
+		tb.Fatal("a host program's connection:", h.err)
 	}
-	for _, p := range programs {
-		<-p.done
-	}
-	failed.Range(func(_, err any) bool {
-		tb.Errorf("a host program's connection: %v", err)
-		return true
-	})
-	vm.Eventually(tb, patience, "the guest has seen each connection end", func() bool { return h.gone.Load()-gone == dialled.Load() })
+	vm.Eventually(tb, patience, "the guest has seen each connection end", func() bool { return h.gone.Load()-gone == h.dialled })
 	h.m.mustBeGood(tb)
-	return connectRound(int(dialled.Load()), time.Since(begun), h.m.processor()-before)
+	return connectRound(int(h.dialled), time.Since(begun), h.m.processor()-before)
+}
+
+// run is the program.
+func (h *hostDialer) run() {
+	for range dials {
+		h.dial()
+	}
+	h.epoll.wait(func(fd int) bool {
+		h.note(hearOK(fd))
+		unix.Close(fd)
+		h.underWay--
+		h.dialled++
+		if time.Now().Before(h.until) {
+			h.dial()
+		}
+		return h.underWay > 0 && h.err == nil
+	})
 }
 
 // guestPort is where the guest's programs listen.
 const guestPort = 5000
 
-// dialGuest returns a blocking socket that is connected to a port of the guest.
-func dialGuest(uds string, port uint32) (fd int, err error) {
-	if fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err != nil {
-		return -1, err
-	}
-	if err = unix.Connect(fd, &unix.SockaddrUnix{Name: uds}); err == nil {
-		err = handshake(fd, port)
-	}
-	if err != nil {
-		unix.Close(fd)
-	}
-	return fd, err
+// dial asks for a connection.
+func (h *hostDialer) dial() {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	h.note(err)
+	h.note(unix.Connect(fd, &unix.SockaddrUnix{Name: h.m.uds}))
+	_, err = unix.Write(fd, fmt.Appendf(nil, "CONNECT %d\n", guestPort))
+	h.note(err)
+	h.note(h.epoll.add(fd, unix.EPOLLIN, fd))
+	h.underWay++
 }
 
-// handshake says CONNECT and hears OK; the guest's programs say nothing by themselves.
-func handshake(fd int, port uint32) error {
-	if _, err := unix.Write(fd, fmt.Appendf(nil, "CONNECT %d\n", port)); err != nil {
+// note keeps the first error.
+func (h *hostDialer) note(err error) {
+	if h.err == nil {
+		h.err = err
+	}
+}
+
+// hearOK reads the answer to CONNECT. Backends write it at once, and the guest's programs
+// say nothing of their own accord.
+func hearOK(fd int) error {
+	line := make([]byte, 32)
+	n, err := unix.Read(fd, line)
+	if err != nil {
 		return err
 	}
-	var line []byte
-	for !bytes.HasSuffix(line, []byte("\n")) {
-		b := make([]byte, 32)
-		n, err := unix.Read(fd, b)
-		if err != nil && err != unix.EINTR {
-			return err
-		}
-		if n == 0 {
-			return fmt.Errorf("the answer to CONNECT is %q", line)
-		}
-		line = append(line, b[:max(n, 0)]...)
-	}
-	if !bytes.HasPrefix(line, []byte("OK ")) {
+	if line = line[:n]; !bytes.HasPrefix(line, []byte("OK ")) || !bytes.HasSuffix(line, []byte("\n")) {
 		return fmt.Errorf("the answer to CONNECT is %q", line)
 	}
 	return nil

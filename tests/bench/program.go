@@ -22,7 +22,7 @@ type program struct {
 	socks []*sock
 	check bool   // the bytes are those of pattern
 	chunk []byte // of a writer's
-	poll  int    // an epoll of the sockets, if there are several
+	epoll epoll  // of the sockets, if there are several
 
 	bytes  atomic.Uint64 // that it has moved in all its runs
 	paused atomic.Bool   // a writer's run is to end
@@ -57,13 +57,9 @@ func newProgram(tb testing.TB, fds []int, events uint32, check bool) *program {
 	if len(fds) == 1 {
 		return p
 	}
-	var err error
-	if p.poll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
-		tb.Fatal("epoll_create1:", err)
-	}
-	tb.Cleanup(func() { unix.Close(p.poll) })
+	p.epoll = newEpoll(tb)
 	for i, fd := range fds {
-		if err := unix.EpollCtl(p.poll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: events, Fd: int32(i)}); err != nil {
+		if err := p.epoll.add(fd, events, i); err != nil {
 			tb.Fatal("epoll_ctl:", err)
 		}
 	}
@@ -145,18 +141,7 @@ func (p *program) each(move func(*sock) bool) {
 		}
 		return
 	}
-	events := make([]unix.EpollEvent, 64)
-	for {
-		n, err := unix.EpollWait(p.poll, events, -1)
-		if err != nil && err != unix.EINTR {
-			return
-		}
-		for i := range max(n, 0) {
-			if !move(p.socks[events[i].Fd]) {
-				return
-			}
-		}
-	}
+	p.epoll.wait(func(i int) bool { return move(p.socks[i]) })
 }
 
 // read reads once, and reports whether there will be more.
