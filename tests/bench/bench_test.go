@@ -131,11 +131,11 @@ func TestBackendThatFails(t *testing.T) {
 // TestBackendThatEnds says so, with what it printed.
 func TestBackendThatEnds(t *testing.T) {
 	var out bytes.Buffer
-	s := stage{out: &out}
-	s.act(func() { backend{name: "no", command: "sh -c 'echo why; exit 3'"}.start(&s) })
-	s.clear()
-	if !s.Failed() || !strings.Contains(s.err.Error(), "why") {
-		t.Errorf("error %v", s.err)
+	s := vm.Stage{Out: &out}
+	s.Act(func() { backend{name: "no", command: "sh -c 'echo why; exit 3'"}.start(&s) })
+	s.Clear()
+	if !s.Failed() || !strings.Contains(s.Err.Error(), "why") {
+		t.Errorf("error %v", s.Err)
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/vhost-user-vsock/vhost-user-vsock/tests/vm"
 )
 
@@ -22,11 +24,15 @@ type load struct {
 	bytes      uint64
 	packets    uint64
 	interrupts uint64
-	processor  time.Duration
+	processor  time.Duration // of the backend, or of the bare programs
+	driver     time.Duration // the same of the guest's driver
 }
 
 func (l load) minus(m load) load {
-	return load{l.bytes - m.bytes, l.packets - m.packets, l.interrupts - m.interrupts, l.processor - m.processor}
+	return load{
+		bytes: l.bytes - m.bytes, packets: l.packets - m.packets, interrupts: l.interrupts - m.interrupts,
+		processor: l.processor - m.processor, driver: l.driver - m.driver,
+	}
 }
 
 // warmUp is how much of a measurement passes before it counts.
@@ -50,8 +56,9 @@ func carry(tb testing.TB, c carrier, stretch time.Duration) round {
 		throughput:     float64(l.bytes) / took.Seconds(),
 		processorPrice: l.processor.Seconds() * gib / float64(l.bytes),
 	}
-	if l.packets > 0 {
-		r[callsPerPacket] = float64(l.interrupts) / float64(l.packets)
+	if l.driver > 0 {
+		r[driverPrice] = l.driver.Seconds() * gib / float64(l.bytes)
+		r[callsPerPacket] = float64(l.interrupts) / float64(max(l.packets, 1))
 	}
 	return r
 }
@@ -142,9 +149,12 @@ func (c *toGuest) stop(tb testing.TB) {
 
 // load returns the machine's own costs.
 func (m *machine) load() load {
-	var n counts
-	m.driver.do(func() { n = m.driver.counts })
-	return load{packets: n.packets, interrupts: n.interrupts, processor: m.processor()}
+	l := load{processor: m.processor()}
+	m.driver.do(func() {
+		l.packets, l.interrupts = m.driver.counts.packets, m.driver.counts.interrupts
+		l.driver = clock(unix.CLOCK_THREAD_CPUTIME_ID)
+	})
+	return l
 }
 
 // arrived waits until as many bytes have arrived as were sent.

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/vhost-user-vsock/vhost-user-vsock/tests/vm"
 )
 
 // figure is something that is measured, of every backend and of what bare sockets do.
@@ -57,7 +59,7 @@ type entrant struct {
 	name    string
 	must    bool // it is no note if it fails
 	prepare func(testing.TB) gauge
-	stage   stage
+	stage   vm.Stage
 	gauge   gauge
 }
 
@@ -68,13 +70,13 @@ func (f *figure) measure(log io.Writer, backends []backend, p params, rounds int
 	var entrants []*entrant
 	if f.bare != nil {
 		entrants = append(entrants, &entrant{
-			name: bareName, must: true, stage: stage{out: log},
+			name: bareName, must: true, stage: vm.Stage{Out: log},
 			prepare: func(tb testing.TB) gauge { return f.bare(tb, p) },
 		})
 	}
 	for _, b := range backends {
 		entrants = append(entrants, &entrant{
-			name: b.name, must: b.ours, stage: stage{out: log},
+			name: b.name, must: b.ours, stage: vm.Stage{Out: log},
 			prepare: func(tb testing.TB) gauge { return f.machine(tb, b, p) },
 		})
 	}
@@ -93,8 +95,8 @@ func (f *figure) measure(log io.Writer, backends []backend, p params, rounds int
 func (s *series) take(entrants []*entrant, rounds int) error {
 	var err error
 	for _, e := range entrants {
-		e.stage.act(func() { e.gauge = e.prepare(&e.stage) })
-		defer e.stage.clear()
+		e.stage.Act(func() { e.gauge = e.prepare(&e.stage) })
+		defer e.stage.Clear()
 		err = errors.Join(err, s.judge(e))
 	}
 	for n := range rounds {
@@ -106,7 +108,7 @@ func (s *series) take(entrants []*entrant, rounds int) error {
 			if err != nil || e.stage.Failed() || e.gauge == nil {
 				continue
 			}
-			e.stage.act(func() {
+			e.stage.Act(func() {
 				r := e.gauge(&e.stage)
 				s.rounds[e.name] = append(s.rounds[e.name], r)
 			})
@@ -122,10 +124,10 @@ func (s *series) judge(e *entrant) error {
 	case !e.stage.Failed():
 		return nil
 	case e.must:
-		return fmt.Errorf("%s: %w", e.name, e.stage.err)
+		return fmt.Errorf("%s: %w", e.name, e.stage.Err)
 	}
 	delete(s.rounds, e.name)
-	s.notes = append(s.notes, fmt.Sprintf("%s: %v", e.name, e.stage.err))
+	s.notes = append(s.notes, fmt.Sprintf("%s: %v", e.name, e.stage.Err))
 	return nil
 }
 

@@ -15,6 +15,7 @@ const (
 const (
 	throughput     metric = "bytes_per_second"
 	processorPrice metric = "processor_seconds_per_gib" // of a backend, or of the bare programs
+	driverPrice    metric = "driver_seconds_per_gib"    // of the guest's driver: what is not measured
 	callsPerPacket metric = "calls_per_packet"          // the device's interrupts
 )
 
