@@ -14,10 +14,10 @@ GUESTS = $(shell $(GO) list ./tests/... | grep -v -e /soak -e /tests/device)
 export CGO_ENABLED = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build test unit race single arm64 guest test-ch lint fuzz soak bench demo clean
+.PHONY: help deps build test unit race single arm64 guest test-ch lint fuzz soak benchmarks bench bench-plot demo clean
 
 help: ## Say what each target does.
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: ## Install and unpack what the tests need beyond Go (Debian 12).
 	tests/deps
@@ -65,8 +65,15 @@ soak: deps ## Have guests come and go for T, under the race detector for T more;
 	$(GO) test -count 1 -timeout 0 -v ./tests/soak -soak $(T)
 	$(GO) test -count 1 -timeout 0 -v ./tests/soak -soak $(T) -races
 
-bench: ## Run the benchmarks COUNT times.
-	$(GO) test -run '^$$' -bench . -benchmem -count $(COUNT) ./...
+benchmarks: ## Run the packages' Go benchmarks COUNT times, for benchstat.
+	$(GO) test -run '^$$' -bench . -benchmem -count $(COUNT) $(UNITS)
+
+bench: ## Measure the daemon beside a bare socket and PEER='command with {sock} and {uds}'; BENCH has flags.
+	@mkdir -p build
+	$(GO) run ./tests/bench -json build/bench.json $(BENCH)
+
+bench-plot: ## Draw what "make bench" measured last, for the README.
+	$(GO) run ./tests/bench -plot build/bench.json >docs/bench.svg
 
 demo: ## Boot a guest and talk with it, both ways, in under a minute.
 	tests/deps uml

@@ -10,7 +10,7 @@ import (
 
 func main() {
 	begin := time.Now()
-	s := &stage{out: os.Stdout}
+	s := newStage(os.Stdout)
 	if err := s.perform(show); err != nil {
 		fmt.Fprintln(os.Stderr, "\ndemo failed:", err)
 		os.Exit(1)

@@ -21,6 +21,9 @@ var (
 	linux612 = sync.OnceValues(func() (kernel, error) { return packDebian("linux-6.12") })
 )
 
+// DaemonProgram builds the daemon and returns its path.
+func DaemonProgram() (string, error) { return daemonProgram() }
+
 // vsockDriver is the module that drives the device; it brings its dependencies.
 const vsockDriver = "vmw_vsock_virtio_transport"
 

@@ -94,7 +94,7 @@ func (d *Daemon) start(t TB, script string, args ...string) {
 	if err != nil {
 		t.Fatalf("build the daemon: %v", err)
 	}
-	addr := freeAddr(t)
+	addr := FreeAddr(t)
 	d.Metrics = "http://" + addr + "/metrics"
 	if !slices.Contains(args, "--guest-cid") {
 		args = append(args, "--guest-cid", strconv.Itoa(GuestCID))
@@ -158,8 +158,8 @@ func tempDir(t TB) string {
 	return dir
 }
 
-// freeAddr picks a TCP address that nobody uses at this moment.
-func freeAddr(t TB) string {
+// FreeAddr picks a TCP address that nobody uses at this moment.
+func FreeAddr(t TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
