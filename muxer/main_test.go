@@ -12,15 +12,17 @@ import (
 
 // TestMain fails when the tests leave descriptors or goroutines behind.
 func TestMain(m *testing.M) {
-	// Most tests only wait: for two seconds, say.
 	flag.Parse()
-	flag.Set("test.parallel", "32")
+	fuzzing := flag.Lookup("test.fuzz").Value.String() != ""
+	if !fuzzing { // most tests only wait: for two seconds, say
+		flag.Set("test.parallel", "32")
+	}
 	if l, err := net.Listen("tcp", "127.0.0.1:0"); err == nil { // opens the runtime's own descriptors
 		l.Close()
 	}
 	fds, goroutines := openFds(), runtime.NumGoroutine()
 	code := m.Run()
-	if flag.Lookup("test.fuzz").Value.String() != "" {
+	if fuzzing {
 		os.Exit(code) // the coordinator leaves a goroutine of its own
 	}
 	// Deadlines of the last connections may be on their way out.
