@@ -1,7 +1,6 @@
-package main
+package config
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/hostsock"
+	"github.com/vhost-user-vsock/vhost-user-vsock/sandbox"
 )
 
 // parseSocketPath checks a path that is used as it is.
@@ -40,30 +40,50 @@ func checkDirectory(path string) error {
 	return nil
 }
 
-// checkConflict refuses a socket of the frontend that programs or the guest
-// would take for one of theirs.
-func (c *config) checkConflict(flag, path string) error {
-	if err := hostsock.CheckConflicts([]string{c.udsPath}, []string{path}); err != nil {
-		return fmt.Errorf("%s %q: %w", flag, path, err)
-	}
-	return nil
+// givenPath is a path of a VM and the option that gave it.
+type givenPath struct {
+	option, path string
+	socket       bool // a socket is made there; else a file is read
 }
 
-// checkInherited finds out what --fd is.
-func (c *config) checkInherited() error {
-	listens, err := hostsock.Inherit(c.fd)
+func (p givenPath) dir() string { return filepath.Dir(p.path) }
+
+// paths are where the VM's sockets come and go, and what is read for it.
+func (v *VM) paths() []givenPath {
+	all := []givenPath{{"uds-path", v.UDSPath, true}}
+	if v.Frontend == SocketFile {
+		all = append(all, givenPath{"socket", v.Socket, true})
+	}
+	if v.GuestCID.File != "" {
+		all = append(all, givenPath{"guest-cid", v.GuestCID.File, false})
+	}
+	return all
+}
+
+// Paths are the directories that a running program works in.
+func (d *Daemon) Paths() (p sandbox.Paths) {
+	for _, v := range d.VMs {
+		for _, given := range v.paths() {
+			if given.socket {
+				p.Sockets = append(p.Sockets, given.dir())
+			} else {
+				p.Files = append(p.Files, given.dir())
+			}
+		}
+	}
+	return p
+}
+
+// inherit finds out what FD is.
+func (v *VM) inherit() error {
+	listens, err := hostsock.Inherit(v.FD)
 	switch {
 	case err != nil:
-		return fmt.Errorf("--fd %d: %w", c.fd, err)
-	case !listens:
-		c.frontend = connectedFD
-		return nil
-	}
-	c.frontend, c.socket = listeningFD, boundPath(c.fd)
-	// Any other error: the path means nothing here, as for a socket that was
-	// made in another mount name space.
-	if err := c.checkConflict("--fd", c.socket); errors.Is(err, hostsock.ErrConflict) {
 		return err
+	case listens:
+		v.Frontend, v.Socket = ListeningFD, boundPath(v.FD)
+	default:
+		v.Frontend = ConnectedFD
 	}
 	return nil
 }

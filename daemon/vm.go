@@ -1,15 +1,18 @@
-package main
+package daemon
 
 import (
 	"context"
 	"fmt"
+	"sync"
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/vhost-user-vsock/vhost-user-vsock/config"
 	"github.com/vhost-user-vsock/vhost-user-vsock/eventloop"
 	"github.com/vhost-user-vsock/vhost-user-vsock/hostsock"
 	"github.com/vhost-user-vsock/vhost-user-vsock/muxer"
+	"github.com/vhost-user-vsock/vhost-user-vsock/stats"
 	"github.com/vhost-user-vsock/vhost-user-vsock/vhostuser"
 )
 
@@ -27,8 +30,8 @@ const (
 // its own, and what that loop owns.
 type vm struct {
 	name  string // the vm label of its metrics
+	cfg   config.VM
 	log   logrus.FieldLogger
-	cid   cidSource
 	stats vmStats
 
 	loop   *eventloop.Loop
@@ -40,60 +43,93 @@ type vm struct {
 	own   *hostsock.Registry   // of the whole program
 
 	probe   probe
-	ended   func()        // called by the loop's goroutine when it is over
+	over    chan struct{} // closed when it has nothing more to do
+	overs   sync.Once     // closes over
 	started bool          // the loop has a goroutine
 	done    chan struct{} // closed when that has ended
 	err     error         // what it ended with; to be read once done is closed
+
+	tails  context.Context // done: host programs are not waited for any more
+	giveUp func()          // makes it so
+	end    func() error    // shutdown; waits for it and returns the same each time
 }
 
 // vmStats is what a VM's metrics are made of.
 type vmStats struct {
 	muxer          muxer.Stats
 	vhostuser      vhostuser.Stats
-	maxConnections int
-	maxBuffered    int64
+	maxConnections stats.Gauge
+	maxBuffered    stats.Gauge
+	up             stats.Gauge   // 1 or 0
+	failures       stats.Counter // of the VM as a whole
 }
 
-// newVM makes the sockets of a VM. From start on they are served until
-// shutdown. ended is called, on a goroutine of the VM, when it has nothing more
-// to do: the session of a connected --fd is over, or the loop failed.
-func newVM(cfg config, maxConnections int, own *hostsock.Registry, log logrus.FieldLogger, ended func()) (*vm, error) {
+// newVM makes the sockets of a VM. From start on they are served until end, which
+// must be called also after an error.
+func newVM(cfg config.VM, maxConnections int, f *fleet) (*vm, error) {
 	v := &vm{
-		name:  fmt.Sprintf("cid%d", cfg.guestCID.cid),
-		cid:   cfg.guestCID,
-		own:   own,
-		ended: ended,
-		done:  make(chan struct{}),
+		name: cfg.Name,
+		cfg:  cfg,
+		log:  f.log.WithField("vm", cfg.Name),
+		own:  &f.own,
+		over: make(chan struct{}),
+		done: make(chan struct{}),
 	}
-	v.log = log.WithField("vm", v.name)
-	v.stats.maxConnections, v.stats.maxBuffered = maxConnections, cfg.maxBuffered
-	if err := v.build(cfg, v.log); err != nil {
-		return nil, gather(err, v.unlink(), v.release())
+	v.tails, v.giveUp = context.WithCancel(f.tails)
+	v.end = sync.OnceValue(v.shutdown)
+	if maxConnections < cfg.MaxConnections {
+		v.log.WithFields(logrus.Fields{"max_connections": maxConnections, "open_files": f.files}).
+			Warn("--max-connections is lowered to what the hard limit of open files allows")
 	}
-	return v, nil
+	v.stats.maxConnections.Set(int64(maxConnections))
+	v.stats.maxBuffered.Set(cfg.MaxBuffered)
+	return v, v.build(cfg, v.log)
 }
 
 // start serves the VM.
 func (v *vm) start() {
 	v.started = true
+	v.stats.up.Set(1)
+	fields := logrus.Fields{"guest_cid": v.cfg.GuestCID.CID, "uds_path": v.cfg.UDSPath}
+	if v.cfg.Socket != "" {
+		fields["socket"] = v.cfg.Socket
+	}
+	if v.cfg.FD != config.NoFD {
+		fields["fd"] = v.cfg.FD
+	}
+	v.log.WithFields(fields).Info("VM is served")
 	go v.run()
 }
 
+// isOver tells that the VM has nothing more to do: the session of a connected
+// --fd is over, or the loop has ended. It is safe for concurrent use.
+func (v *vm) isOver() { v.overs.Do(func() { close(v.over) }) }
+
+// fail notes that the VM has ended by an error.
+func (v *vm) fail(err error) {
+	v.stats.up.Set(0)
+	v.stats.failures.Inc()
+	v.log.WithError(err).Error("VM failed")
+}
+
+// up reports whether the VM is served. It is safe for concurrent use.
+func (v *vm) up() bool { return v.stats.up.Load() != 0 }
+
 // build makes the parts. After an error those made so far are left to the
 // caller.
-func (v *vm) build(cfg config, log logrus.FieldLogger) (err error) {
+func (v *vm) build(cfg config.VM, log logrus.FieldLogger) (err error) {
 	if v.loop, err = eventloop.New(); err != nil {
 		return fmt.Errorf("event loop: %w", err)
 	}
 	v.muxer, err = muxer.New(muxer.Config{
 		Loop:           v.loop,
 		Log:            log,
-		GuestCID:       cfg.guestCID.cid,
-		UDSPath:        cfg.udsPath,
-		MaxConnections: v.stats.maxConnections,
-		MaxBuffered:    v.stats.maxBuffered,
-		OKPort:         cfg.okPort,
-		Packed:         cfg.packed,
+		GuestCID:       cfg.GuestCID.CID,
+		UDSPath:        cfg.UDSPath,
+		MaxConnections: int(v.stats.maxConnections.Load()),
+		MaxBuffered:    cfg.MaxBuffered,
+		OKPort:         cfg.OKPort,
+		Packed:         cfg.Packed,
 		OwnSocket:      v.own.Owns,
 		Stats:          &v.stats.muxer,
 	})
@@ -106,43 +142,43 @@ func (v *vm) build(cfg config, log logrus.FieldLogger) (err error) {
 		Log:        log,
 		Stats:      &v.stats.vhostuser,
 		QueueCount: queueCount,
-		InBand:     cfg.inBand,
+		InBand:     cfg.InBand,
 		OnSessionEnd: func(error) {
-			if cfg.frontend == connectedFD {
-				v.ended()
+			if cfg.Frontend == config.ConnectedFD {
+				v.isOver()
 			}
 		},
 	})
 	v.loop.SetWorker(v.server)
-	if err := v.listen(cfg.udsPath, unix.SOCK_STREAM, cfg.udsAccess, v.muxer.Listen); err != nil {
+	if err := v.listen(cfg.UDSPath, unix.SOCK_STREAM, cfg.UDSAccess, v.muxer.Listen); err != nil {
 		return fmt.Errorf("--uds-path: %w", err)
 	}
-	if err := v.listen(cfg.udsPath+seqpacketSuffix, unix.SOCK_SEQPACKET, cfg.udsAccess, v.muxer.ListenSeqpacket); err != nil {
+	if err := v.listen(cfg.UDSPath+seqpacketSuffix, unix.SOCK_SEQPACKET, cfg.UDSAccess, v.muxer.ListenSeqpacket); err != nil {
 		return fmt.Errorf("--uds-path: %w", err)
 	}
 	return v.awaitFrontend(cfg) // last, for it may come as soon as it can
 }
 
 // awaitFrontend gives the server the socket that its frontends come by.
-func (v *vm) awaitFrontend(cfg config) error {
-	switch cfg.frontend {
-	case listeningFD:
+func (v *vm) awaitFrontend(cfg config.VM) error {
+	switch cfg.Frontend {
+	case config.ListeningFD:
 		// Its name, where it has one here, is as little for guests as our own.
-		_ = v.claim(cfg.socket)
-		return v.server.Listen(cfg.fd)
-	case connectedFD:
-		return v.server.Serve(cfg.fd)
+		_ = v.claim(cfg.Socket)
+		return v.server.Listen(cfg.FD)
+	case config.ConnectedFD:
+		return v.server.Serve(cfg.FD)
 	}
-	if err := v.listen(cfg.socket, unix.SOCK_STREAM, cfg.socketAccess, v.server.Listen); err != nil {
+	if err := v.listen(cfg.Socket, unix.SOCK_STREAM, cfg.SocketAccess, v.server.Listen); err != nil {
 		return fmt.Errorf("--socket: %w", err)
 	}
 	return nil
 }
 
 // listen makes the socket at path and hands it to serve, which owns it then.
-func (v *vm) listen(path string, kind int, a access, serve func(fd int) error) error {
+func (v *vm) listen(path string, kind int, a config.Access, serve func(fd int) error) error {
 	l, err := hostsock.Listen(path, hostsock.Options{
-		Mode: a.mode, UID: a.uid, GID: a.gid, Type: kind, Backlog: backlog,
+		Mode: a.Mode, UID: a.UID, GID: a.GID, Type: kind, Backlog: backlog,
 	})
 	if err != nil {
 		return err
@@ -167,36 +203,28 @@ func (v *vm) claim(path string) error {
 // session that ends serves its rings once more.
 func (v *vm) run() {
 	defer close(v.done)
-	defer v.ended()
+	defer v.isOver()
 	failed := v.loop.Run()
 	v.err = gather(failed, v.release())
 }
 
-// reload reads the CID again where a file holds it. A guest that runs learns of
-// another one as the muxer can tell it.
-func (v *vm) reload() {
-	if v.cid.file == "" {
-		return
+// setGuestCID gives the guest another CID. One that runs learns of it as the
+// muxer can tell it.
+func (v *vm) setGuestCID(source config.CIDSource) {
+	changed := source.CID != v.cfg.GuestCID.CID
+	v.cfg.GuestCID = source
+	if changed {
+		v.loop.Do(func() {
+			v.muxer.SetGuestCID(source.CID)
+			v.server.ConfigChanged()
+		})
 	}
-	log, before := v.log.WithField("file", v.cid.file), v.cid.cid
-	if err := v.cid.reload(); err != nil {
-		log.WithError(err).Error("guest CID stays as it is")
-		return
-	}
-	cid := v.cid.cid
-	log.WithField("guest_cid", cid).Info("guest CID was read again")
-	if cid == before {
-		return
-	}
-	v.loop.Do(func() {
-		v.muxer.SetGuestCID(cid)
-		v.server.ConfigChanged()
-	})
 }
 
 // shutdown ends the VM: the guest gets RST, host programs get the bytes that
-// are theirs and end of file. It waits for those bytes until ctx is done.
-func (v *vm) shutdown(ctx context.Context) error {
+// are theirs and end of file. It waits for those bytes until tails is done.
+func (v *vm) shutdown() error {
+	defer v.giveUp()
 	unlinked := v.unlink()
 	if !v.started {
 		return gather(unlinked, v.release())
@@ -205,7 +233,7 @@ func (v *vm) shutdown(ctx context.Context) error {
 	v.loop.Do(func() { v.muxer.Shutdown(func() { close(served) }) })
 	select {
 	case <-served:
-	case <-ctx.Done():
+	case <-v.tails.Done():
 	case <-v.done: // the loop has failed
 	}
 	v.loop.Stop()

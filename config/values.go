@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"errors"
@@ -97,7 +97,7 @@ func parseOwner(s string) (uid, gid int, err error) {
 		return 0, 0, err
 	}
 	if !hasGroup {
-		return uid, unchanged, nil
+		return uid, Unchanged, nil
 	}
 	if gid, err = lookUpID(groupName, "group", lookUpGroup); err != nil {
 		return 0, 0, err
@@ -162,18 +162,18 @@ func parseLogLevel(s string) (logrus.Level, error) {
 	return 0, errors.New("not a level; give error, warn, info or debug")
 }
 
-// logFormat is how log lines look.
-type logFormat string
+// LogFormat is how log lines look.
+type LogFormat string
 
 const (
-	logText logFormat = "text"
-	logJSON logFormat = "json"
+	LogText LogFormat = "text"
+	LogJSON LogFormat = "json"
 )
 
 // parseLogFormat reads the name of a format.
-func parseLogFormat(s string) (logFormat, error) {
-	switch f := logFormat(s); f {
-	case logText, logJSON:
+func parseLogFormat(s string) (LogFormat, error) {
+	switch f := LogFormat(s); f {
+	case LogText, LogJSON:
 		return f, nil
 	}
 	return "", errors.New("not a format; give text or json")
@@ -203,4 +203,20 @@ func parseSandbox(s string) (sandbox.Mode, error) {
 		return sandbox.Require, nil
 	}
 	return 0, errors.New("not a choice; give on, off or require")
+}
+
+// maxName is the length of the longest name of a VM.
+const maxName = 64
+
+// parseName reads the name of a VM: what is a label of a metric, a field of the
+// log, and can stand in a path.
+func parseName(s string) (string, error) {
+	ok := s != "" && len(s) <= maxName && s[0] != '.'
+	for _, c := range []byte(s) {
+		ok = ok && (c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("._-", c) >= 0)
+	}
+	if !ok {
+		return "", fmt.Errorf("not a name; give at most %d letters, digits, dots, dashes and underscores, not with a dot first", maxName)
+	}
+	return s, nil
 }

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"fmt"
@@ -14,6 +14,8 @@ guest's connections to AF_UNIX sockets of the host.
 Usage:
   vhost-user-vsock --socket PATH --uds-path PATH [options]
   vhost-user-vsock --fd N --uds-path PATH [options]
+  vhost-user-vsock --vm socket=PATH,uds-path=PATH[,...] --vm ... [options]
+  vhost-user-vsock --config FILE [options]
 `
 
 const helpExamples = `
@@ -40,11 +42,16 @@ Examples:
     vhost-user-vsock --socket /run/vsock.sock --uds-path /tmp/vm.vsock \
         --uds-mode 0660 --uds-owner root:kvm
 
+  Two VMs, both with packed rings:
+    vhost-user-vsock --packed \
+        --vm name=web,guest-cid=3,socket=/run/web.sock,uds-path=/tmp/web.vsock \
+        --vm name=db,guest-cid=4,socket=/run/db.sock,uds-path=/tmp/db.vsock
+
 Exit codes: 0 ended as asked, 1 failed at run time, 2 wrong command line.
 `
 
-// helpText is what --help prints.
-func helpText() string {
+// HelpText is what --help prints.
+func HelpText() string {
 	var b strings.Builder
 	b.WriteString(helpIntro)
 	for _, g := range groups {
@@ -52,6 +59,10 @@ func helpText() string {
 		for _, o := range g.options {
 			b.WriteString(o.usage())
 		}
+	}
+	b.WriteString("\nSeveral VMs:\n")
+	for _, s := range several {
+		fmt.Fprintf(&b, "  --%s %s\n%s", s.name, s.arg, wrap(s.help, 6))
 	}
 	b.WriteString("\nOther:\n")
 	for _, s := range switches {

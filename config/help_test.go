@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"strings"
@@ -6,7 +6,7 @@ import (
 )
 
 func TestHelpFitsTheScreen(t *testing.T) {
-	for i, line := range strings.Split(helpText(), "\n") {
+	for i, line := range strings.Split(HelpText(), "\n") {
 		if len(line) > helpWidth {
 			t.Errorf("line %d has %d columns: %s", i+1, len(line), line)
 		}
@@ -17,7 +17,7 @@ func TestHelpFitsTheScreen(t *testing.T) {
 }
 
 func TestHelpShowsEveryFlag(t *testing.T) {
-	text := helpText()
+	text := HelpText()
 	for _, g := range groups {
 		for _, o := range g.options {
 			arg := strings.TrimRight(" "+o.arg, " ")
@@ -29,6 +29,11 @@ func TestHelpShowsEveryFlag(t *testing.T) {
 			}
 		}
 	}
+	for _, s := range several {
+		if !strings.Contains(text, "\n  --"+s.name+" "+s.arg+"\n") {
+			t.Errorf("--%s is missing", s.name)
+		}
+	}
 	for _, s := range switches {
 		if !strings.Contains(text, "\n  --"+s.name+"\n") {
 			t.Errorf("--%s is missing", s.name)
@@ -37,7 +42,7 @@ func TestHelpShowsEveryFlag(t *testing.T) {
 }
 
 func TestHelpEntries(t *testing.T) {
-	text := helpText()
+	text := HelpText()
 	for _, want := range []string{
 		`
   --socket PATH, --socket-path PATH

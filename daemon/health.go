@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"context"
@@ -11,12 +11,17 @@ import (
 // healthLimit is how long a loop may take to answer before it counts as stuck.
 const healthLimit = time.Second
 
-// healthHandler answers 200 when every VM's loop answers in time.
-func healthHandler(vms []*vm) http.Handler {
+// healthHandler answers 200 when the loop of every VM that list returns answers
+// in time.
+func healthHandler(list func() []*vm) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), healthLimit)
 		defer cancel()
-		for _, v := range vms {
+		for _, v := range list() {
+			if !v.up() {
+				http.Error(w, v.name+": it has failed", http.StatusServiceUnavailable)
+				return
+			}
 			if !v.alive(ctx) {
 				http.Error(w, v.name+": the event loop does not answer", http.StatusServiceUnavailable)
 				return

@@ -1,12 +1,11 @@
-package main
+package config
 
 import (
-	"bytes"
-	"fmt"
 	"math"
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strconv"
 	"strings"
 	"testing"
@@ -26,62 +25,78 @@ func inTempDir(t *testing.T) string {
 	return dir
 }
 
-func mustParse(t *testing.T, args ...string) config {
-	t.Helper()
-	asked, cfg, err := parseArgs(args)
-	if err != nil || asked != serveGuests {
-		t.Fatalf("parseArgs(%q) = request %d, error %v", args, asked, err)
+// load is what the program does with its command line.
+func load(args ...string) (Daemon, error) {
+	line, err := ParseArgs(args)
+	if err != nil {
+		return Daemon{}, err
 	}
-	return cfg
+	return line.Load()
+}
+
+func mustLoad(t *testing.T, args ...string) Daemon {
+	t.Helper()
+	d, err := load(args...)
+	if err != nil {
+		t.Fatalf("load(%q): %v", args, err)
+	}
+	return d
+}
+
+// mustLoadOne returns the VM of a command line that has one.
+func mustLoadOne(t *testing.T, args ...string) VM {
+	t.Helper()
+	d := mustLoad(t, args...)
+	if len(d.VMs) != 1 {
+		t.Fatalf("load(%q): %d VMs", args, len(d.VMs))
+	}
+	return d.VMs[0]
 }
 
 func TestConfigDefaults(t *testing.T) {
 	inTempDir(t)
-	got := mustParse(t, "--socket", "s", "--uds-path", "u")
-	want := config{
-		frontend:       socketFile,
-		socket:         "s",
-		socketAccess:   access{mode: 0o600, uid: unchanged, gid: unchanged},
-		fd:             noFD,
-		guestCID:       cidSource{cid: 3},
-		udsPath:        "u",
-		udsAccess:      access{mode: 0o600, uid: unchanged, gid: unchanged},
-		okPort:         muxer.OKShort,
-		maxConnections: 4096,
-		maxBuffered:    256 << 20,
-		logLevel:       logrus.InfoLevel,
-		logFormat:      logText,
-	}
-	if got != want {
+	got := mustLoad(t, "--socket", "s", "--uds-path", "u")
+	want := Daemon{LogLevel: logrus.InfoLevel, LogFormat: LogText, VMs: []VM{{
+		Name:           "cid3",
+		Frontend:       SocketFile,
+		Socket:         "s",
+		SocketAccess:   Access{Mode: 0o600, UID: Unchanged, GID: Unchanged},
+		FD:             NoFD,
+		GuestCID:       CIDSource{CID: 3},
+		UDSPath:        "u",
+		UDSAccess:      Access{Mode: 0o600, UID: Unchanged, GID: Unchanged},
+		OKPort:         muxer.OKShort,
+		MaxConnections: 4096,
+		MaxBuffered:    256 << 20,
+	}}}
+	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 }
 
 func TestConfigTakesEveryFlag(t *testing.T) {
 	inTempDir(t)
-	got := mustParse(t, "-socket-path=s", "--uds-path=u", "--guest-cid", "4294967294",
+	got := mustLoad(t, "-socket-path=s", "--name", "web", "--uds-path=u", "--guest-cid", "4294967294",
 		"--packed", "--inband-notifications=true", "--socket-mode", "660", "--socket-owner", "12:34", "--uds-mode", "0777", "--uds-owner", "56",
 		"--ok-port", "guest", "--max-connections", "7", "--max-buffered", "1GiB",
 		"--log-level", "debug", "--log-format", "json", "--metrics-addr", "[::1]:9101", "--sandbox", "require")
-	want := config{
-		frontend:       socketFile,
-		socket:         "s",
-		socketAccess:   access{mode: 0o660, uid: 12, gid: 34},
-		fd:             noFD,
-		guestCID:       cidSource{cid: math.MaxUint32 - 1},
-		packed:         true,
-		inBand:         true,
-		udsPath:        "u",
-		udsAccess:      access{mode: 0o777, uid: 56, gid: unchanged},
-		okPort:         muxer.OKGuest,
-		maxConnections: 7,
-		maxBuffered:    1 << 30,
-		logLevel:       logrus.DebugLevel,
-		logFormat:      logJSON,
-		metricsAddr:    "[::1]:9101",
-		sandbox:        sandbox.Require,
-	}
-	if got != want {
+	want := Daemon{LogLevel: logrus.DebugLevel, LogFormat: LogJSON, MetricsAddr: "[::1]:9101", Sandbox: sandbox.Require, VMs: []VM{{
+		Name:           "web",
+		Named:          true,
+		Frontend:       SocketFile,
+		Socket:         "s",
+		SocketAccess:   Access{Mode: 0o660, UID: 12, GID: 34},
+		FD:             NoFD,
+		GuestCID:       CIDSource{CID: math.MaxUint32 - 1},
+		Packed:         true,
+		InBand:         true,
+		UDSPath:        "u",
+		UDSAccess:      Access{Mode: 0o777, UID: 56, GID: Unchanged},
+		OKPort:         muxer.OKGuest,
+		MaxConnections: 7,
+		MaxBuffered:    1 << 30,
+	}}}
+	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 }
@@ -89,7 +104,7 @@ func TestConfigTakesEveryFlag(t *testing.T) {
 func TestConfigSwitches(t *testing.T) {
 	inTempDir(t)
 	for _, args := range [][]string{{"--packed=false"}, {}} {
-		if got := mustParse(t, append(args, "--socket", "s", "--uds-path", "u")...); got.packed {
+		if got := mustLoadOne(t, append(args, "--socket", "s", "--uds-path", "u")...); got.Packed {
 			t.Errorf("%q: packed", args)
 		}
 	}
@@ -103,26 +118,37 @@ func TestConfigCIDFromAFile(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	line, err := ParseArgs([]string{"--socket", "s", "--uds-path", "u", "--guest-cid", path})
+	if err != nil {
+		t.Fatal(err)
+	}
 	write(" 42\n")
-	got := mustParse(t, "--socket", "s", "--uds-path", "u", "--guest-cid", path).guestCID
-	if got != (cidSource{cid: 42, file: path}) {
-		t.Fatalf("got %+v", got)
+	old, err := line.Load()
+	if err != nil || old.VMs[0].GuestCID != (CIDSource{CID: 42, File: path}) {
+		t.Fatalf("got %+v, error %v", old, err)
+	}
+	reload := func() (uint64, error) {
+		d, err := line.Reload(old, func(string) error { return nil })
+		if err != nil {
+			return 0, err
+		}
+		return d.VMs[0].GuestCID.CID, nil
 	}
 	write("43")
-	if err := got.reload(); err != nil || got.cid != 43 {
-		t.Errorf("reload: CID %d, error %v", got.cid, err)
+	if cid, err := reload(); err != nil || cid != 43 {
+		t.Errorf("reload: CID %d, error %v", cid, err)
 	}
 	for text, want := range map[string]string{"2\n": "reserved", "": "not a 32-bit number", strings.Repeat("9", 100): "not a 32-bit number"} {
 		write(text)
-		if err := got.reload(); err == nil || !strings.Contains(err.Error(), want) || got.cid != 43 {
-			t.Errorf("reload of %q: CID %d, error %v; want %q", text, got.cid, err, want)
+		if cid, err := reload(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("reload of %q: CID %d, error %v; want %q", text, cid, err, want)
 		}
 	}
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	if err := got.reload(); err == nil || !strings.Contains(err.Error(), path) || got.cid != 43 {
-		t.Errorf("reload of nothing: CID %d, error %v", got.cid, err)
+	if cid, err := reload(); err == nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("reload of nothing: CID %d, error %v", cid, err)
 	}
 }
 
@@ -149,8 +175,8 @@ func TestConfigOwnersByName(t *testing.T) {
 
 func TestConfigSameValueTwiceIsFine(t *testing.T) {
 	inTempDir(t)
-	if got := mustParse(t, "--socket", "s", "--socket-path", "s", "--uds-path", "u"); got.socket != "s" {
-		t.Errorf("socket = %q", got.socket)
+	if got := mustLoadOne(t, "--socket", "s", "--socket-path", "s", "--uds-path", "u"); got.Socket != "s" {
+		t.Errorf("socket = %q", got.Socket)
 	}
 }
 
@@ -222,21 +248,15 @@ func TestConfigUsageErrors(t *testing.T) {
 	}
 }
 
-// checkUsageError runs the program in the working directory, which is empty.
+// checkUsageError loads a command line in the working directory, which is empty.
 func checkUsageError(t *testing.T, args []string, flag, value string) {
 	t.Helper()
-	if _, _, err := parseArgs(args); err == nil {
+	_, err := load(args...)
+	if err == nil {
 		t.Fatal("accepted")
 	}
-	var stdout, stderr bytes.Buffer
-	if code := run(args, &stdout, &stderr); code != exitUsage {
-		t.Errorf("exit code %d, want %d", code, exitUsage)
-	}
-	if text := stderr.String(); !strings.Contains(text, flag) || !strings.Contains(text, value) {
-		t.Errorf("stderr %q does not name %s and %s", text, flag, value)
-	}
-	if stdout.Len() > 0 {
-		t.Errorf("stdout: %q", stdout.String())
+	if text := err.Error(); !strings.Contains(text, flag) || !strings.Contains(text, value) {
+		t.Errorf("error %q does not name %s and %s", text, flag, value)
 	}
 	if made, err := os.ReadDir("."); err != nil || len(made) > 0 {
 		t.Errorf("left behind: %v (error %v)", made, err)
@@ -279,8 +299,8 @@ func TestConfigPathErrors(t *testing.T) {
 func TestConfigLongestPath(t *testing.T) {
 	inTempDir(t)
 	path := strings.Repeat("p", 107-len("_4294967295"))
-	if got := mustParse(t, "--socket", "s", "--uds-path", path); got.udsPath != path {
-		t.Errorf("uds-path = %q", got.udsPath)
+	if got := mustLoadOne(t, "--socket", "s", "--uds-path", path); got.UDSPath != path {
+		t.Errorf("uds-path = %q", got.UDSPath)
 	}
 }
 
@@ -328,54 +348,34 @@ func TestConfigInheritedSockets(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
 		fd       int
-		frontend frontend
+		frontend Frontend
 		socket   string
 		err      string
 	}{
-		{name: "listening", fd: listen(unix.SOCK_STREAM, path), frontend: listeningFD, socket: path},
-		{name: "connected", fd: pair[0], frontend: connectedFD},
+		{name: "listening", fd: listen(unix.SOCK_STREAM, path), frontend: ListeningFD, socket: path},
+		{name: "connected", fd: pair[0], frontend: ConnectedFD},
 		{name: "neither", fd: loose, err: "neither listens nor is connected"},
 		{name: "packets", fd: listen(unix.SOCK_SEQPACKET, "packets"), err: "not an AF_UNIX stream socket"},
 		{name: "TCP", fd: int(file.Fd()), err: "not an AF_UNIX stream socket"},
 		{name: "named like a guest's host program", fd: listen(unix.SOCK_STREAM, filepath.Join(dir, "u_1")), err: "u_1"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, got, err := parseArgs([]string{"--fd", strconv.Itoa(tt.fd), "--uds-path", "u"})
+			d, err := load("--fd", strconv.Itoa(tt.fd), "--uds-path", "u")
 			if tt.err != "" {
 				if err == nil || !strings.Contains(err.Error(), tt.err) || !strings.Contains(err.Error(), "--fd") {
 					t.Fatalf("error %v, want one about --fd with %q", err, tt.err)
 				}
 				return
 			}
-			if err != nil || got.frontend != tt.frontend || got.socket != tt.socket || got.fd != tt.fd {
-				t.Fatalf("got frontend %d, socket %q, fd %d, error %v", got.frontend, got.socket, got.fd, err)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := d.VMs[0]
+			if got.Frontend != tt.frontend || got.Socket != tt.socket || got.FD != tt.fd {
+				t.Fatalf("got frontend %d, socket %q, fd %d", got.Frontend, got.Socket, got.FD)
 			}
 			if flags, err := unix.FcntlInt(uintptr(tt.fd), unix.F_GETFL, 0); err != nil || flags&unix.O_NONBLOCK == 0 {
 				t.Errorf("flags %#x, error %v: want O_NONBLOCK", flags, err)
-			}
-		})
-	}
-}
-
-func TestConfigHelpVersionCapabilitiesNeedNothingElse(t *testing.T) {
-	for _, tt := range []struct {
-		args []string
-		want string
-	}{
-		{[]string{"--print-capabilities"}, `{"type":"vsock"}` + "\n"},
-		{[]string{"--no-such-flag", "--guest-cid", "2", "stray", "--print-capabilities"}, `{"type":"vsock"}` + "\n"},
-		{[]string{"--version"}, versionText()},
-		{[]string{"--version", "--guest-cid", "2"}, versionText()},
-		{[]string{"--help"}, helpText()},
-		{[]string{"-h"}, helpText()},
-	} {
-		t.Run(fmt.Sprint(tt.args), func(t *testing.T) {
-			var stdout, stderr bytes.Buffer
-			if code := run(tt.args, &stdout, &stderr); code != exitOK {
-				t.Errorf("exit code %d", code)
-			}
-			if stdout.String() != tt.want || stderr.Len() > 0 {
-				t.Errorf("stdout %q, stderr %q", stdout.String(), stderr.String())
 			}
 		})
 	}

@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"bytes"
@@ -13,6 +13,8 @@ import (
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
+
+	"github.com/vhost-user-vsock/vhost-user-vsock/config"
 )
 
 // gate is a writer that holds each line until it is opened, and fails while
@@ -57,7 +59,7 @@ const testLimit = 10 * time.Second
 
 func TestLoggingWritesEveryLineBeforeTheExit(t *testing.T) {
 	var out bytes.Buffer
-	log := newLogging(&out, logrus.InfoLevel, logText)
+	log := newLogging(&out, logrus.InfoLevel, config.LogText)
 	const lines = 100
 	for i := range lines {
 		log.WithField("n", i).Info("line")
@@ -74,7 +76,7 @@ func TestLoggingWritesEveryLineBeforeTheExit(t *testing.T) {
 
 func TestLoggingJSON(t *testing.T) {
 	var out bytes.Buffer
-	log := newLogging(&out, logrus.InfoLevel, logJSON)
+	log := newLogging(&out, logrus.InfoLevel, config.LogJSON)
 	log.WithField("guest_cid", 3).Warn("hello")
 	log.flush(testLimit)
 	var line map[string]any
@@ -91,7 +93,7 @@ func TestLoggingJSON(t *testing.T) {
 
 func TestLoggingNeverWaitsAndReportsWhatIsLost(t *testing.T) {
 	out := newGate()
-	log := newLogging(out, logrus.InfoLevel, logText)
+	log := newLogging(out, logrus.InfoLevel, config.LogText)
 	log.Info("held")
 	<-out.inside // the writer has it, and the queue is empty
 	const tooMany = 50
@@ -115,7 +117,7 @@ func TestLoggingNeverWaitsAndReportsWhatIsLost(t *testing.T) {
 func TestLoggingReportsFailedWritesOnceTheyWork(t *testing.T) {
 	out := newGate()
 	close(out.open)
-	log := newLogging(out, logrus.InfoLevel, logText)
+	log := newLogging(out, logrus.InfoLevel, config.LogText)
 	out.fail(errors.New("disk full"))
 	lose := func(lines int, lostThen uint64) {
 		out.fail(errors.New("disk full"))
@@ -139,7 +141,7 @@ func TestLoggingReportsFailedWritesOnceTheyWork(t *testing.T) {
 
 func TestLoggingFlushIsBounded(t *testing.T) {
 	out := newGate()
-	log := newLogging(out, logrus.InfoLevel, logText)
+	log := newLogging(out, logrus.InfoLevel, config.LogText)
 	log.Info("held")
 	start := time.Now()
 	log.flush(10 * time.Millisecond)
@@ -157,7 +159,7 @@ func TestLoggingIntoAFullPipe(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	log := newLogging(w, logrus.InfoLevel, logText)
+	log := newLogging(w, logrus.InfoLevel, config.LogText)
 	filler := strings.Repeat("x", 4096)
 	size, err := unix.FcntlInt(w.Fd(), unix.F_GETPIPE_SZ, 0)
 	if err != nil {
@@ -181,7 +183,7 @@ func TestLoggingIntoAClosedPipe(t *testing.T) {
 	}
 	r.Close()
 	defer w.Close()
-	log := newLogging(w, logrus.InfoLevel, logText)
+	log := newLogging(w, logrus.InfoLevel, config.LogText)
 	log.Info("one")
 	log.Info("two")
 	log.flush(testLimit)

@@ -1,7 +1,6 @@
-package main
+package daemon
 
 import (
-	"path/filepath"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -11,13 +10,13 @@ import (
 
 // confine gives up what the daemon does not need once its sockets are there,
 // and says what holds then.
-func confine(cfg config, log logrus.FieldLogger) error {
+func (d *daemon) confine() error {
 	_, _ = time.Now().Zone() // reads the file of the time zone, which log lines need
-	state, err := sandbox.Enter(cfg.sandbox, cfg.paths())
+	state, err := sandbox.Enter(d.cfg.Sandbox, d.cfg.Paths())
 	if err != nil {
 		return err
 	}
-	log = log.WithFields(logrus.Fields{
+	log := d.log.WithFields(logrus.Fields{
 		"capabilities": state.Capabilities,
 		"landlock":     state.Landlock,
 		"seccomp":      state.Seccomp,
@@ -29,15 +28,15 @@ func confine(cfg config, log logrus.FieldLogger) error {
 	return nil
 }
 
-// paths are the directories that a running daemon works in: where its socket
-// files come and go.
-func (c *config) paths() sandbox.Paths {
-	p := sandbox.Paths{Sockets: []string{filepath.Dir(c.udsPath)}}
-	if c.frontend == socketFile {
-		p.Sockets = append(p.Sockets, filepath.Dir(c.socket))
+// reload reads the configuration again. One that is faulty changes nothing.
+func (d *daemon) reload() {
+	cfg, err := d.line.Reload(d.cfg, func(string) error { return nil })
+	if err != nil {
+		d.log.WithError(err).Error("configuration stays as it is")
+		return
 	}
-	if file := c.guestCID.file; file != "" {
-		p.Files = append(p.Files, filepath.Dir(file))
+	for i, v := range d.fleet.list() {
+		v.setGuestCID(cfg.VMs[i].GuestCID)
 	}
-	return p
+	d.cfg = cfg
 }

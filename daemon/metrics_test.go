@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"fmt"
@@ -29,7 +29,7 @@ func exposition(t *testing.T, g prometheus.Gatherer) string {
 func noneLost() uint64 { return 0 }
 
 func TestMetricsPassPromtoolsLint(t *testing.T) {
-	text := exposition(t, newMetrics([]*vm{{name: "cid3"}}, noneLost))
+	text := exposition(t, newMetrics(listOf(&vm{name: "cid3"}), noneLost, "devel"))
 	problems, err := promlint.New(strings.NewReader(text)).Lint()
 	if err != nil {
 		t.Fatal(err)
@@ -48,7 +48,7 @@ func TestMetricsHelpIsASentence(t *testing.T) {
 }
 
 func TestMetricsOfEveryVMAreThereFromTheStart(t *testing.T) {
-	text := exposition(t, newMetrics([]*vm{{name: "cid3"}, {name: "cid4"}}, noneLost))
+	text := exposition(t, newMetrics(listOf(&vm{name: "cid3"}, &vm{name: "cid4"}), noneLost, "devel"))
 	for _, f := range families {
 		series := func(vm string) int {
 			n := 0
@@ -74,7 +74,8 @@ func TestMetricsOfEveryVMAreThereFromTheStart(t *testing.T) {
 
 func TestMetricsShowTheCounters(t *testing.T) {
 	v := &vm{name: "cid7"}
-	v.stats.maxConnections, v.stats.maxBuffered = 4096, 1<<28
+	v.stats.maxConnections.Set(4096)
+	v.stats.maxBuffered.Set(1 << 28)
 	m, u := &v.stats.muxer, &v.stats.vhostuser
 	m.Connections[muxer.PhaseHalfClosed][muxer.HostInitiated].Set(1)
 	m.TxPackets[5].Add(2)
@@ -92,7 +93,7 @@ func TestMetricsShowTheCounters(t *testing.T) {
 	u.Queues[1].Errors[vhostuser.FaultLoop].Add(14)
 	u.SessionsEnded[vhostuser.EndProtocol].Add(15)
 
-	text := exposition(t, newMetrics([]*vm{v}, func() uint64 { return 16 }))
+	text := exposition(t, newMetrics(listOf(v), func() uint64 { return 16 }, "devel"))
 	for _, line := range []string{
 		`connections{direction="host_initiated",state="half_closed",vm="cid7"} 1`,
 		`connections{direction="guest_initiated",state="half_closed",vm="cid7"} 0`,

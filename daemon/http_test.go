@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"bufio"
@@ -24,6 +24,9 @@ func quietLog() logrus.FieldLogger {
 	return log
 }
 
+// listOf returns the list of a fleet that never changes.
+func listOf(vms ...*vm) func() []*vm { return func() []*vm { return vms } }
+
 // runLoop returns a VM that consists of a running loop.
 func runLoop(t *testing.T) *vm {
 	t.Helper()
@@ -42,7 +45,9 @@ func runLoop(t *testing.T) *vm {
 			t.Error(err)
 		}
 	})
-	return &vm{name: "cid3", loop: loop}
+	v := &vm{name: "cid3", loop: loop}
+	v.stats.up.Set(1)
+	return v
 }
 
 func startHTTP(t *testing.T, vms []*vm) *httpServer {
@@ -51,7 +56,7 @@ func startHTTP(t *testing.T, vms []*vm) *httpServer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.start(newMetrics(vms, noneLost), healthHandler(vms), quietLog())
+	s.start(newMetrics(listOf(vms...), noneLost, "devel"), healthHandler(listOf(vms...)), quietLog())
 	t.Cleanup(func() {
 		if err := s.close(); err != nil {
 			t.Error(err)
@@ -195,9 +200,10 @@ func TestHealthOfAStuckLoop(t *testing.T) {
 func TestHealthGivesUpAfterASecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stuck := &vm{name: "cid3", probe: probe{pending: make(chan struct{})}}
+		stuck.stats.up.Set(1)
 		start := time.Now()
 		answer := httptest.NewRecorder()
-		healthHandler([]*vm{stuck}).ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/healthz", nil))
+		healthHandler(listOf(stuck)).ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/healthz", nil))
 		if answer.Code != http.StatusServiceUnavailable || !strings.Contains(answer.Body.String(), "cid3") {
 			t.Errorf("answer %d %q", answer.Code, answer.Body)
 		}

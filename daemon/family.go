@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"github.com/prometheus/client_golang/prometheus"
@@ -33,12 +33,7 @@ func counters(name, help string, read func(s *vmStats, put put), labels ...strin
 
 // gauge is a family of one series.
 func gauge(name, help string, of func(s *vmStats) *stats.Gauge) family {
-	return constant(name, help, func(s *vmStats) int64 { return of(s).Load() })
-}
-
-// constant is a gauge that the configuration has set.
-func constant(name, help string, of func(s *vmStats) int64) family {
-	return gauges(name, help, func(s *vmStats, put put) { put(float64(of(s))) })
+	return gauges(name, help, func(s *vmStats, put put) { put(float64(of(s).Load())) })
 }
 
 // gauges is a family of one series for each combination of labels.

@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"bytes"
@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+
+	"github.com/vhost-user-vsock/vhost-user-vsock/config"
 )
 
 // logQueueLines is how many lines may wait for stderr: enough for the burst of
@@ -22,7 +24,7 @@ type logging struct {
 }
 
 // newLogging returns a logger on w and starts its writer.
-func newLogging(w io.Writer, level logrus.Level, format logFormat) *logging {
+func newLogging(w io.Writer, level logrus.Level, format config.LogFormat) *logging {
 	logger := logrus.New()
 	logger.SetLevel(level)
 	logger.SetFormatter(formatter(format))
@@ -46,9 +48,9 @@ func (l *logging) flush(limit time.Duration) { l.queue.close(limit) }
 // concurrent use.
 func (l *logging) linesLost() uint64 { return l.queue.lost.Load() }
 
-func formatter(format logFormat) logrus.Formatter {
+func formatter(format config.LogFormat) logrus.Formatter {
 	const millis = "2006-01-02T15:04:05.000Z07:00"
-	if format == logJSON {
+	if format == config.LogJSON {
 		return &logrus.JSONFormatter{TimestampFormat: millis}
 	}
 	return &logrus.TextFormatter{TimestampFormat: millis, FullTimestamp: true, DisableColors: true}

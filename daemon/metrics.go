@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"runtime"
@@ -9,13 +9,14 @@ import (
 
 const namespace = "vhost_user_vsock"
 
-// newMetrics returns everything that /metrics shows.
-func newMetrics(vms []*vm, linesLost func() uint64) *prometheus.Registry {
+// newMetrics returns everything that /metrics shows of the VMs that list returns
+// and of the program.
+func newMetrics(list func() []*vm, linesLost func() uint64, version string) *prometheus.Registry {
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Namespace:   namespace,
 		Name:        "build_info",
 		Help:        "Always 1; the labels tell the version of the program and of Go.",
-		ConstLabels: prometheus.Labels{"version": versionName(), "goversion": runtime.Version()},
+		ConstLabels: prometheus.Labels{"version": version, "goversion": runtime.Version()},
 	})
 	build.Set(1)
 	lost := prometheus.NewCounterFunc(prometheus.CounterOpts{
@@ -26,21 +27,21 @@ func newMetrics(vms []*vm, linesLost func() uint64) *prometheus.Registry {
 
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
-		build, lost, newVMCollector(vms),
+		build, lost, newVMCollector(list),
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	return registry
 }
 
-// vmCollector reads the counters of all VMs when it is asked.
+// vmCollector reads the counters of the VMs when it is asked.
 type vmCollector struct {
-	vms   []*vm
+	list  func() []*vm
 	descs []*prometheus.Desc // of families, in order
 }
 
-func newVMCollector(vms []*vm) *vmCollector {
-	c := &vmCollector{vms: vms}
+func newVMCollector(list func() []*vm) *vmCollector {
+	c := &vmCollector{list: list}
 	for _, f := range families {
 		labels := append([]string{"vm"}, f.labels...)
 		c.descs = append(c.descs, prometheus.NewDesc(namespace+"_"+f.name, f.help, labels, nil))
@@ -57,7 +58,7 @@ func (c *vmCollector) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect is part of prometheus.Collector. It is safe for concurrent use.
 func (c *vmCollector) Collect(ch chan<- prometheus.Metric) {
-	for _, v := range c.vms {
+	for _, v := range c.list() {
 		for i, f := range families {
 			f.read(&v.stats, func(value float64, labels ...string) {
 				labels = append([]string{v.name}, labels...)

@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"github.com/vhost-user-vsock/vhost-user-vsock/muxer"
@@ -11,6 +11,12 @@ var queueNames = [queueCount]string{"rx", "tx", "event"}
 
 // families are the metrics of a VM.
 var families = []family{
+	// The VM as a whole.
+	gauge("vm_up", "1 while the VM is served, 0 once it has failed.",
+		func(s *vmStats) *stats.Gauge { return &s.up }),
+	counter("vm_failures_total", "Times the VM ended by an error or could not start.",
+		func(s *vmStats) *stats.Counter { return &s.failures }),
+
 	// Connections.
 	gauges("connections", "Connections by state and by the side that opened them.",
 		func(s *vmStats, put put) {
@@ -20,8 +26,8 @@ var families = []family{
 				}
 			}
 		}, "state", "direction"),
-	constant("connections_limit", "Connections that may be open at once.",
-		func(s *vmStats) int64 { return int64(s.maxConnections) }),
+	gauge("connections_limit", "Connections that may be open at once.",
+		func(s *vmStats) *stats.Gauge { return &s.maxConnections }),
 	gauge("clients", "Host programs whose CONNECT has not been passed on to the guest yet.",
 		func(s *vmStats) *stats.Gauge { return &s.muxer.Clients }),
 	gauge("dials", "Requests of the guest that wait for room in a host program's backlog.",
@@ -67,8 +73,8 @@ var families = []family{
 		func(s *vmStats) *stats.Gauge { return &s.muxer.Buffered }),
 	gauge("buffered_begun_bytes", "Payload of messages whose end has not come from the guest.",
 		func(s *vmStats) *stats.Gauge { return &s.muxer.BufferedBegun }),
-	constant("buffered_limit_bytes", "Memory that payload for host programs may take.",
-		func(s *vmStats) int64 { return s.maxBuffered }),
+	gauge("buffered_limit_bytes", "Memory that payload for host programs may take.",
+		func(s *vmStats) *stats.Gauge { return &s.maxBuffered }),
 
 	// Waits. Each counts the times that one began.
 	counter("credit_stalls_total", "Times a host program's bytes began to wait for buffer space in the guest.",

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"errors"
@@ -12,53 +12,58 @@ import (
 	"github.com/vhost-user-vsock/vhost-user-vsock/muxer"
 )
 
-// cidSource is where a VM's CID comes from.
-type cidSource struct {
-	cid  uint64 // as last read
-	file string // that holds it; empty where the command line has the number
+// CIDSource is where a VM's CID comes from.
+type CIDSource struct {
+	CID  uint64 // as last read
+	File string // that holds it; empty where the configuration has the number
 }
 
-// parseCIDSource reads a CID, or one out of the file that s names.
-func parseCIDSource(s string) (cidSource, error) {
-	if !filepath.IsAbs(s) {
-		cid, err := parseGuestCID(s)
-		return cidSource{cid: cid}, err
+// parseCIDSource reads a CID, or notes the file that holds one.
+func parseCIDSource(s string) (CIDSource, error) {
+	if filepath.IsAbs(s) {
+		return CIDSource{File: s}, nil
 	}
-	source := cidSource{file: s}
-	return source, source.reload()
+	cid, err := parseGuestCID(s)
+	return CIDSource{CID: cid}, err
 }
 
-// reload reads the file again. On error the source is as before.
-func (s *cidSource) reload() error {
-	text, err := readShort(s.file)
+// read reads the file, if there is one.
+func (s *CIDSource) read() error {
+	if s.File == "" {
+		return nil
+	}
+	text, err := readShort(s.File)
 	if err != nil {
 		return fmt.Errorf("%w; give a CID or the path of a file that holds one", err)
 	}
-	cid, err := parseGuestCID(text)
-	if err != nil {
+	if s.CID, err = parseGuestCID(text); err != nil {
 		return fmt.Errorf("the file holds %q: %w", text, err)
 	}
-	s.cid = cid
 	return nil
 }
 
 // readShort returns the start of a regular file, more than any number has digits,
 // without the blanks around it. Others could make the program wait.
 func readShort(path string) (string, error) {
+	text, err := readRegular(path, 64)
+	return strings.TrimSpace(string(text)), err
+}
+
+// readRegular returns at most limit bytes of a regular file.
+func readRegular(path string, limit int64) ([]byte, error) {
 	info, err := os.Stat(path)
 	if err == nil && !info.Mode().IsRegular() {
 		err = fmt.Errorf("%s is not a regular file", path)
 	}
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, 64))
-	return strings.TrimSpace(string(text)), err
+	return io.ReadAll(io.LimitReader(f, limit))
 }
 
 // parseGuestCID reads a number that a guest can have for its CID.
