@@ -128,7 +128,7 @@ func TestConfigCIDFromAFile(t *testing.T) {
 		t.Fatalf("got %+v, error %v", old, err)
 	}
 	reload := func() (uint64, error) {
-		d, err := line.Reload(old, func(string) error { return nil })
+		d, err := line.Reload(old, func(string, bool) error { return nil })
 		if err != nil {
 			return 0, err
 		}

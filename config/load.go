@@ -22,21 +22,24 @@ type vmSources struct {
 // checks are what differs between the first look at a configuration and later
 // ones, when a sandbox is in force and descriptors have been handed on.
 type checks struct {
-	granted func(dir string) error // whether the program can still use a directory
-	inherit func(v *VM) error      // finds out what FD is
+	granted Granted
+	inherit func(v *VM) error // finds out what FD is
 }
+
+// Granted returns an error unless the program can still make sockets in a
+// directory or, without sockets, read files in it.
+type Granted func(dir string, sockets bool) error
 
 // Load returns what the command line and the file ask for.
 func (c *CommandLine) Load() (Daemon, error) {
 	return c.load(checks{
-		granted: func(string) error { return nil },
+		granted: func(string, bool) error { return nil },
 		inherit: (*VM).inherit,
 	})
 }
 
-// Reload is Load once more for a program that runs by old. It refuses paths for
-// which granted, which gets their directory, returns an error.
-func (c *CommandLine) Reload(old Daemon, granted func(dir string) error) (Daemon, error) {
+// Reload is Load once more for a program that runs by old.
+func (c *CommandLine) Reload(old Daemon, granted Granted) (Daemon, error) {
 	return c.load(checks{granted: granted, inherit: func(v *VM) error {
 		for _, known := range old.VMs {
 			if known.FD == v.FD {
@@ -78,7 +81,7 @@ func (c *CommandLine) sources() (sources, error) {
 	case len(c.vms) > 0 && c.file != "":
 		return sources{}, errors.New("--vm: excludes --config; name the VM in the file")
 	case c.file != "":
-		return sources{}, errors.New("--config: not yet")
+		return c.fileSources()
 	case len(c.vms) > 0:
 		return c.vmFlagSources()
 	}
@@ -96,6 +99,25 @@ func (c *CommandLine) vmFlagSources() (sources, error) {
 	from := sources{program: []section{c.flags}}
 	for _, s := range c.vms {
 		from.vms = append(from.vms, vmSources{own: s, defaults: []section{c.flags}})
+	}
+	return from, err
+}
+
+// fileSources are the sources where there is a file.
+func (c *CommandLine) fileSources() (sources, error) {
+	err := c.eachFlag(func(o *option, v value) error {
+		if o.vm == nil {
+			return nil
+		}
+		return fmt.Errorf("%s %q: excludes --config; give it in the file, for all VMs under %s", v.at, v.text, keyDefaults)
+	})
+	if err != nil {
+		return sources{}, err
+	}
+	f, err := readFile(c.file)
+	from := sources{program: []section{c.flags, f.program}}
+	for _, s := range f.vms {
+		from.vms = append(from.vms, vmSources{own: s, defaults: []section{f.defaults}})
 	}
 	return from, err
 }
@@ -146,7 +168,11 @@ func (s *section) checkFrontend(v *VM, check checks) error {
 	case v.UDSPath == "":
 		return fmt.Errorf("%s: missing; give the path where host programs connect", s.at("uds-path"))
 	case v.Socket == "" && v.FD == NoFD:
-		return fmt.Errorf("%s: missing; give the path where the frontend connects, or %s", s.at("socket"), s.option("fd"))
+		or := ""
+		if !s.inFile {
+			or = ", or " + s.option("fd")
+		}
+		return fmt.Errorf("%s: missing; give the path where the frontend connects%s", s.at("socket"), or)
 	case v.FD == NoFD:
 		return nil
 	}
@@ -164,7 +190,7 @@ func (s *section) checkFrontend(v *VM, check checks) error {
 // checkPaths checks that the program can use the VM's directories.
 func (s *section) checkPaths(v *VM, check checks) error {
 	for _, p := range v.paths() {
-		if err := check.granted(p.dir()); err != nil {
+		if err := check.granted(p.dir(), p.socket); err != nil {
 			return fmt.Errorf("%s %q: %w", s.at(p.option), p.path, err)
 		}
 	}

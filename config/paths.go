@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -40,6 +41,18 @@ func checkDirectory(path string) error {
 	return nil
 }
 
+// checkIsDirectory refuses anything but a directory.
+func checkIsDirectory(dir string) error {
+	info, err := os.Stat(dir)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w; make it or give another directory", err)
+	case !info.IsDir():
+		return errors.New("not a directory; give one")
+	}
+	return nil
+}
+
 // givenPath is a path of a VM and the option that gave it.
 type givenPath struct {
 	option, path string
@@ -69,6 +82,17 @@ func (d *Daemon) Paths() (p sandbox.Paths) {
 			} else {
 				p.Files = append(p.Files, given.dir())
 			}
+		}
+	}
+	p.Sockets = append(p.Sockets, d.RuntimeDirs...)
+	p.Files = append(p.Files, d.RuntimeDirs...)
+	if d.File == "" {
+		return p
+	}
+	p.Files = append(p.Files, filepath.Dir(d.File))               // for it is replaced by renaming
+	for _, names := range []string{"/etc/passwd", "/etc/group"} { // of owners
+		if _, err := os.Stat(names); err == nil {
+			p.Files = append(p.Files, names)
 		}
 	}
 	return p

@@ -11,7 +11,8 @@ type value struct {
 // section is one place where options are given: the command line, one --vm, or
 // a mapping of the file.
 type section struct {
-	place  string             // in front of an option's name; empty: the command line
+	place  string // in front of an option's name; empty: the command line
+	inFile bool
 	values map[string][]value // by the option's name; several only for lists
 }
 
@@ -25,6 +26,9 @@ func (s *section) option(name string) string {
 
 // at is the beginning of an error about an option of this place.
 func (s *section) at(name string) string {
+	if given := s.values[name]; len(given) > 0 {
+		return given[0].at
+	}
 	if s.place == "" {
 		return s.option(name)
 	}

@@ -27,6 +27,10 @@ func (d *Daemon) checkTogether(from []vmSources) error {
 	return nil
 }
 
+// CheckConflicts returns an error if sockets of v get into the way of those of
+// other VMs.
+func CheckConflicts(others []VM, v VM) error { return checkConflicts(others, v, &section{}) }
+
 // checkConflicts refuses sockets of v, given in own, that get into the way of
 // those of others, or of each other.
 func checkConflicts(others []VM, v VM, own *section) error {

@@ -1,6 +1,9 @@
 package daemon
 
 import (
+	"fmt"
+	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -12,9 +15,19 @@ import (
 // and says what holds then.
 func (d *daemon) confine() error {
 	_, _ = time.Now().Zone() // reads the file of the time zone, which log lines need
-	state, err := sandbox.Enter(d.cfg.Sandbox, d.cfg.Paths())
+	paths := d.cfg.Paths()
+	sockets, files := resolveAll(paths.Sockets), resolveAll(paths.Files)
+	state, err := sandbox.Enter(d.cfg.Sandbox, paths)
 	if err != nil {
 		return err
+	}
+	if state.Landlock {
+		d.granted = func(dir string, forSockets bool) error {
+			if forSockets {
+				return checkBelow(sockets, dir)
+			}
+			return checkBelow(files, dir)
+		}
 	}
 	log := d.log.WithFields(logrus.Fields{
 		"capabilities": state.Capabilities,
@@ -28,15 +41,37 @@ func (d *daemon) confine() error {
 	return nil
 }
 
-// reload reads the configuration again. One that is faulty changes nothing.
-func (d *daemon) reload() {
-	cfg, err := d.line.Reload(d.cfg, func(string) error { return nil })
+// resolveAll returns where the directories really are.
+func resolveAll(dirs []string) []string {
+	var all []string
+	for _, dir := range dirs {
+		if real, err := resolve(dir); err == nil { // else it is of no use anyway
+			all = append(all, real)
+		}
+	}
+	return all
+}
+
+func resolve(dir string) (string, error) {
+	dir, err := filepath.Abs(dir)
 	if err != nil {
-		d.log.WithError(err).Error("configuration stays as it is")
-		return
+		return "", err
 	}
-	for i, v := range d.fleet.list() {
-		v.setGuestCID(cfg.VMs[i].GuestCID)
+	return filepath.EvalSymlinks(dir)
+}
+
+// checkBelow returns an error unless dir is one of granted, or below one.
+func checkBelow(granted []string, dir string) error {
+	real, err := resolve(dir)
+	if err != nil {
+		return err
 	}
-	d.cfg = cfg
+	for at := real; ; at = filepath.Dir(at) {
+		switch {
+		case slices.Contains(granted, at):
+			return nil
+		case at == filepath.Dir(at):
+			return fmt.Errorf("the sandbox of the running program has no access to %s; add it to runtime-dir and start the program again, or choose a directory that it has", real)
+		}
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -40,6 +41,10 @@ type daemon struct {
 	cfg   config.Daemon // in force
 	http  *httpServer   // nil without --metrics-addr
 	fleet *fleet
+
+	granted   config.Granted // what the sandbox leaves
+	reloading sync.WaitGroup
+	stats     programStats
 }
 
 // Run serves cfg, as which line was loaded, until a signal comes or the last VM
@@ -47,12 +52,18 @@ type daemon struct {
 func Run(p Program, line config.CommandLine, cfg config.Daemon) error {
 	log := newLogging(p.Stderr, cfg.LogLevel, cfg.LogFormat)
 	defer log.flush(logFlushLimit)
-	d := &daemon{Program: p, log: log, line: line, cfg: cfg, fleet: newFleet(log)}
-	err := d.serve()
+	err := newDaemon(p, log, line, cfg).serve()
 	if err != nil {
 		log.WithError(err).Error("stopped by an error")
 	}
 	return err
+}
+
+func newDaemon(p Program, log *logging, line config.CommandLine, cfg config.Daemon) *daemon {
+	return &daemon{
+		Program: p, log: log, line: line, cfg: cfg, fleet: newFleet(log),
+		granted: func(string, bool) error { return nil },
+	}
 }
 
 func (d *daemon) serve() error {
@@ -93,7 +104,7 @@ func (d *daemon) start() {
 	d.fleet.start()
 	ready := d.log.WithField("version", d.Version).WithField("vms", len(d.cfg.VMs))
 	if d.http != nil {
-		d.http.start(newMetrics(d.fleet.list, d.log.linesLost, d.Version), healthHandler(d.fleet.list), d.log)
+		d.http.start(newMetrics(d.fleet.list, &d.stats, d.log.linesLost, d.Version), healthHandler(d.fleet.list), d.log)
 		ready = ready.WithField("metrics_addr", d.http.listener.Addr().String()) // port 0 is a number now
 	}
 	ready.Info("ready")
@@ -103,12 +114,18 @@ func (d *daemon) start() {
 // that, a second one ends it; reloads have the configuration read again.
 func (d *daemon) wait(signals, reloads <-chan os.Signal) error {
 	var closed chan error // nil until something ends the daemon
+	reloaded := make(chan struct{}, 1)
+	idle := reloads // nil while one reload is under way
 	for over, signalled := d.fleet.over, false; ; {
 		select {
 		case <-over:
 			over = nil // seen
-		case <-reloads:
-			d.reload()
+		case <-idle:
+			idle = nil
+			d.reloading.Go(func() { d.reload(); reloaded <- struct{}{} })
+			continue
+		case <-reloaded:
+			idle = reloads
 			continue
 		case s := <-signals:
 			if signalled {
@@ -130,6 +147,7 @@ func (d *daemon) wait(signals, reloads <-chan os.Signal) error {
 // close ends the VMs, all at once, and then the rest.
 func (d *daemon) close() error {
 	err := d.fleet.close()
+	d.reloading.Wait()
 	if d.http != nil {
 		err = gather(err, d.http.close())
 	}

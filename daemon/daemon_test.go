@@ -33,7 +33,7 @@ func startInProcess(t *testing.T, args ...string) (d *daemon, signals chan os.Si
 		t.Fatal(err)
 	}
 	log := newLogging(new(bytes.Buffer), 0, config.LogText)
-	d = &daemon{log: log, line: line, cfg: cfg, fleet: newFleet(log)}
+	d = newDaemon(Program{}, log, line, cfg)
 	if err := d.open(); err != nil {
 		t.Fatal(err)
 	}

@@ -16,6 +16,8 @@ var families = []family{
 		func(s *vmStats) *stats.Gauge { return &s.up }),
 	counter("vm_failures_total", "Times the VM ended by an error or could not start.",
 		func(s *vmStats) *stats.Counter { return &s.failures }),
+	gauge("vm_waiting_options", "Changed options of the VM that apply when its frontend has left.",
+		func(s *vmStats) *stats.Gauge { return &s.waiting }),
 
 	// Connections.
 	gauges("connections", "Connections by state and by the side that opened them.",

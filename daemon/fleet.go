@@ -12,7 +12,8 @@ import (
 	"github.com/vhost-user-vsock/vhost-user-vsock/hostsock"
 )
 
-// fleet is the VMs that the process serves. Each ends alone.
+// fleet is the VMs that the process serves. Each ends alone. A control interface
+// would change it by add and remove, with changing held.
 type fleet struct {
 	log   logrus.FieldLogger
 	own   hostsock.Registry // the sockets of all
@@ -25,9 +26,11 @@ type fleet struct {
 	isOver   func()         // closes over
 	watchers sync.WaitGroup // one for each VM that was started
 
-	mu      sync.Mutex
-	vms     []*vm // guarded by mu; those that failed included
-	closing bool  // guarded by mu
+	changing sync.Mutex // held by who changes the fleet
+
+	mu      sync.Mutex // never held for long
+	vms     []*vm      // guarded by mu; those that failed included
+	closing bool       // guarded by mu
 }
 
 func newFleet(log logrus.FieldLogger) *fleet {
@@ -45,17 +48,17 @@ func (f *fleet) open(vms []config.VM) error {
 		return err
 	}
 	for i, cfg := range vms {
-		v, err := newVM(cfg, limits[i], f)
-		if err != nil {
-			return gather(f.blame(v, err, len(vms)), v.end())
-		}
+		v := newVM(cfg, f)
 		f.vms = append(f.vms, v)
+		if err := v.open(limits[i]); err != nil {
+			return blame(v, err, len(vms))
+		}
 	}
 	return nil
 }
 
 // blame names the VM in an error, if there are several.
-func (f *fleet) blame(v *vm, err error, vms int) error {
+func blame(v *vm, err error, vms int) error {
 	if err == nil || vms == 1 {
 		return err
 	}
@@ -74,14 +77,23 @@ func (f *fleet) startVM(v *vm) {
 	f.watchers.Go(func() { f.watch(v) })
 }
 
-// watch waits until a VM has nothing more to do, and ends it then.
+// watch waits until a VM has nothing more to do and ends it then, or until it
+// can be replaced.
 func (f *fleet) watch(v *vm) {
-	<-v.over
-	err := v.end()
+	select {
+	case <-v.over:
+		f.ended(v, v.end())
+	case <-v.vacant:
+		f.replace(v)
+	}
+}
+
+// ended notes that a VM has ended, by err or in good order.
+func (f *fleet) ended(v *vm, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.closing {
-		return // close sees to it
+	if f.closing || v.leaving {
+		return // who ended it sees to it
 	}
 	if err != nil {
 		v.fail(err)
@@ -92,6 +104,11 @@ func (f *fleet) watch(v *vm) {
 	if !slices.ContainsFunc(f.vms, (*vm).up) {
 		f.isOver()
 	}
+}
+
+// serving returns the VMs that have not failed. It is safe for concurrent use.
+func (f *fleet) serving() []*vm {
+	return slices.DeleteFunc(f.list(), func(v *vm) bool { return !v.up() })
 }
 
 // list returns the VMs, those that failed included. It is safe for concurrent use.
@@ -106,12 +123,12 @@ func (f *fleet) list() []*vm {
 func (f *fleet) close() error {
 	f.mu.Lock()
 	f.closing = true
-	vms := f.vms
+	vms := slices.Clone(f.vms)
 	f.mu.Unlock()
 	errs := make([]error, len(vms))
 	var ending sync.WaitGroup
 	for i, v := range vms {
-		ending.Go(func() { errs[i] = f.blame(v, v.end(), len(vms)) })
+		ending.Go(func() { errs[i] = blame(v, v.end(), len(vms)) })
 	}
 	ending.Wait()
 	f.watchers.Wait()

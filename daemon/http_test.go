@@ -56,7 +56,7 @@ func startHTTP(t *testing.T, vms []*vm) *httpServer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.start(newMetrics(listOf(vms...), noneLost, "devel"), healthHandler(listOf(vms...)), quietLog())
+	s.start(newMetrics(listOf(vms...), new(programStats), noneLost, "devel"), healthHandler(listOf(vms...)), quietLog())
 	t.Cleanup(func() {
 		if err := s.close(); err != nil {
 			t.Error(err)

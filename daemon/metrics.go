@@ -5,13 +5,15 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/vhost-user-vsock/vhost-user-vsock/stats"
 )
 
 const namespace = "vhost_user_vsock"
 
 // newMetrics returns everything that /metrics shows of the VMs that list returns
 // and of the program.
-func newMetrics(list func() []*vm, linesLost func() uint64, version string) *prometheus.Registry {
+func newMetrics(list func() []*vm, p *programStats, linesLost func() uint64, version string) *prometheus.Registry {
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Namespace:   namespace,
 		Name:        "build_info",
@@ -25,13 +27,29 @@ func newMetrics(list func() []*vm, linesLost func() uint64, version string) *pro
 		Help:      "Log lines that never reached stderr.",
 	}, func() float64 { return float64(linesLost()) })
 
+	waiting := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Namespace: namespace,
+		Name:      "waiting_options",
+		Help:      "Changed options of the program that apply when it starts again.",
+	}, func() float64 { return float64(p.waiting.Load()) })
+
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
-		build, lost, newVMCollector(list),
+		build, lost, waiting, reloads("applied", &p.applied), reloads("refused", &p.refused), newVMCollector(list),
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	return registry
+}
+
+// reloads is one series of the counter of reloads.
+func reloads(result string, of *stats.Counter) prometheus.Collector {
+	return prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Namespace:   namespace,
+		Name:        "reloads_total",
+		Help:        "Times the configuration was read again, by result.",
+		ConstLabels: prometheus.Labels{"result": result},
+	}, func() float64 { return float64(of.Load()) })
 }
 
 // vmCollector reads the counters of the VMs when it is asked.

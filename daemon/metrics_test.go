@@ -29,7 +29,7 @@ func exposition(t *testing.T, g prometheus.Gatherer) string {
 func noneLost() uint64 { return 0 }
 
 func TestMetricsPassPromtoolsLint(t *testing.T) {
-	text := exposition(t, newMetrics(listOf(&vm{name: "cid3"}), noneLost, "devel"))
+	text := exposition(t, newMetrics(listOf(&vm{name: "cid3"}), new(programStats), noneLost, "devel"))
 	problems, err := promlint.New(strings.NewReader(text)).Lint()
 	if err != nil {
 		t.Fatal(err)
@@ -48,7 +48,7 @@ func TestMetricsHelpIsASentence(t *testing.T) {
 }
 
 func TestMetricsOfEveryVMAreThereFromTheStart(t *testing.T) {
-	text := exposition(t, newMetrics(listOf(&vm{name: "cid3"}, &vm{name: "cid4"}), noneLost, "devel"))
+	text := exposition(t, newMetrics(listOf(&vm{name: "cid3"}, &vm{name: "cid4"}), new(programStats), noneLost, "devel"))
 	for _, f := range families {
 		series := func(vm string) int {
 			n := 0
@@ -93,7 +93,7 @@ func TestMetricsShowTheCounters(t *testing.T) {
 	u.Queues[1].Errors[vhostuser.FaultLoop].Add(14)
 	u.SessionsEnded[vhostuser.EndProtocol].Add(15)
 
-	text := exposition(t, newMetrics(listOf(v), func() uint64 { return 16 }, "devel"))
+	text := exposition(t, newMetrics(listOf(v), new(programStats), func() uint64 { return 16 }, "devel"))
 	for _, line := range []string{
 		`connections{direction="host_initiated",state="half_closed",vm="cid7"} 1`,
 		`connections{direction="guest_initiated",state="half_closed",vm="cid7"} 0`,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
@@ -29,8 +30,8 @@ const (
 // vm is everything that serves one virtual machine: a loop on a goroutine of
 // its own, and what that loop owns.
 type vm struct {
-	name  string // the vm label of its metrics
-	cfg   config.VM
+	name  string    // the vm label of its metrics
+	cfg   config.VM // in force; fleet.changing guards what may change of it
 	log   logrus.FieldLogger
 	stats vmStats
 
@@ -49,6 +50,11 @@ type vm struct {
 	done    chan struct{} // closed when that has ended
 	err     error         // what it ended with; to be read once done is closed
 
+	wanted  atomic.Pointer[config.VM] // what it is to be when the frontend has left, or nil
+	vacant  chan struct{}             // closed when that is so, for good
+	vacated bool                      // it is; the loop's
+	leaving bool                      // fleet.mu; the fleet ends it
+
 	tails  context.Context // done: host programs are not waited for any more
 	giveUp func()          // makes it so
 	end    func() error    // shutdown; waits for it and returns the same each time
@@ -62,28 +68,35 @@ type vmStats struct {
 	maxBuffered    stats.Gauge
 	up             stats.Gauge   // 1 or 0
 	failures       stats.Counter // of the VM as a whole
+	waiting        stats.Gauge   // options that apply when the frontend has left
 }
 
-// newVM makes the sockets of a VM. From start on they are served until end, which
-// must be called also after an error.
-func newVM(cfg config.VM, maxConnections int, f *fleet) (*vm, error) {
+// newVM returns a VM of the fleet that is not served yet.
+func newVM(cfg config.VM, f *fleet) *vm {
 	v := &vm{
-		name: cfg.Name,
-		cfg:  cfg,
-		log:  f.log.WithField("vm", cfg.Name),
-		own:  &f.own,
-		over: make(chan struct{}),
-		done: make(chan struct{}),
+		name:   cfg.Name,
+		cfg:    cfg,
+		log:    f.log.WithField("vm", cfg.Name),
+		own:    &f.own,
+		over:   make(chan struct{}),
+		done:   make(chan struct{}),
+		vacant: make(chan struct{}),
 	}
 	v.tails, v.giveUp = context.WithCancel(f.tails)
 	v.end = sync.OnceValue(v.shutdown)
-	if maxConnections < cfg.MaxConnections {
-		v.log.WithFields(logrus.Fields{"max_connections": maxConnections, "open_files": f.files}).
+	return v
+}
+
+// open makes the VM's sockets. From start on they are served until end, which
+// must be called also after an error.
+func (v *vm) open(maxConnections int) error {
+	if maxConnections < v.cfg.MaxConnections {
+		v.log.WithField("max_connections", maxConnections).
 			Warn("--max-connections is lowered to what the hard limit of open files allows")
 	}
 	v.stats.maxConnections.Set(int64(maxConnections))
-	v.stats.maxBuffered.Set(cfg.MaxBuffered)
-	return v, v.build(cfg, v.log)
+	v.stats.maxBuffered.Set(v.cfg.MaxBuffered)
+	return v.build(v.cfg, v.log)
 }
 
 // start serves the VM.
@@ -147,6 +160,7 @@ func (v *vm) build(cfg config.VM, log logrus.FieldLogger) (err error) {
 			if cfg.Frontend == config.ConnectedFD {
 				v.isOver()
 			}
+			v.vacate()
 		},
 	})
 	v.loop.SetWorker(v.server)
@@ -164,7 +178,9 @@ func (v *vm) awaitFrontend(cfg config.VM) error {
 	switch cfg.Frontend {
 	case config.ListeningFD:
 		// Its name, where it has one here, is as little for guests as our own.
-		_ = v.claim(cfg.Socket)
+		if v.own.Add(cfg.Socket) == nil {
+			v.known = append(v.known, cfg.Socket)
+		}
 		return v.server.Listen(cfg.FD)
 	case config.ConnectedFD:
 		return v.server.Serve(cfg.FD)
@@ -178,25 +194,14 @@ func (v *vm) awaitFrontend(cfg config.VM) error {
 // listen makes the socket at path and hands it to serve, which owns it then.
 func (v *vm) listen(path string, kind int, a config.Access, serve func(fd int) error) error {
 	l, err := hostsock.Listen(path, hostsock.Options{
-		Mode: a.Mode, UID: a.UID, GID: a.GID, Type: kind, Backlog: backlog,
+		Mode: a.Mode, UID: a.UID, GID: a.GID, Type: kind, Backlog: backlog, Registry: v.own,
 	})
 	if err != nil {
 		return err
 	}
 	v.files = append(v.files, l)
-	if err := v.claim(path); err != nil {
-		return err
-	}
-	return serve(l.Take())
-}
-
-// claim keeps guests from the socket at path.
-func (v *vm) claim(path string) error {
-	if err := v.own.Add(path); err != nil {
-		return err
-	}
 	v.known = append(v.known, path)
-	return nil
+	return serve(l.Take())
 }
 
 // run is the VM's goroutine. What the loop owned is released on it, too: a
@@ -219,6 +224,14 @@ func (v *vm) setGuestCID(source config.CIDSource) {
 			v.server.ConfigChanged()
 		})
 	}
+}
+
+// setLimits changes how many connections the VM may have, and bytes for them.
+func (v *vm) setLimits(connections int, buffered int64) {
+	v.cfg.MaxBuffered = buffered
+	v.stats.maxConnections.Set(int64(connections))
+	v.stats.maxBuffered.Set(buffered)
+	v.loop.Do(func() { v.muxer.SetLimits(connections, buffered) })
 }
 
 // shutdown ends the VM: the guest gets RST, host programs get the bytes that
