@@ -21,13 +21,13 @@ func (d *daemon) reload() {
 		err = d.fleet.apply(cfg.VMs)
 	}
 	if err != nil {
-		d.stats.refused.Inc()
 		d.log.WithError(err).Error("configuration stays as it is")
+		d.stats.refused.Inc()
 		return
 	}
-	d.stats.applied.Inc()
 	d.applyToProgram(&cfg)
 	d.log.WithField("vms", len(cfg.VMs)).Info("configuration was read again")
+	d.stats.applied.Inc()
 }
 
 // applyToProgram applies options of the program, as far as it can while it runs.
