@@ -90,10 +90,12 @@ func checkNames(want []config.VM, twins []*vm) error {
 
 // become makes v, nil if it is new, what cfg says, as far as that is possible now.
 func (f *fleet) become(v *vm, cfg config.VM) error {
-	switch {
+	switch gone := v == nil || !v.up(); {
+	case gone && cfg.FD != config.NoFD:
+		return nil // what was inherited is closed, and its number may be another's
 	case v == nil:
 		return f.add(cfg)
-	case !v.up():
+	case gone:
 		f.remove([]*vm{v})
 		return f.add(cfg)
 	}
@@ -129,7 +131,7 @@ func (f *fleet) replace(v *vm) {
 	f.remove([]*vm{v})
 	again := []config.VM{cfg}
 	// What kept others from starting may be gone with v.
-	failed := slices.DeleteFunc(f.list(), (*vm).up)
+	failed := slices.DeleteFunc(f.list(), func(v *vm) bool { return v.up() || v.cfg.FD != config.NoFD })
 	f.remove(failed)
 	for _, v := range failed {
 		again = append(again, v.cfg)
@@ -196,6 +198,7 @@ func (f *fleet) openBeside(v *vm, others []*vm) error {
 	if err := config.CheckConflicts(configs, v.cfg); errors.Is(err, hostsock.ErrConflict) {
 		return err // else hostsock tells what is wrong
 	}
+	useProcessors(len(limits))
 	setLimits(others, limits)
 	return v.open(limits[len(others)])
 }

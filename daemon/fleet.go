@@ -47,6 +47,7 @@ func (f *fleet) open(vms []config.VM) error {
 	if err != nil {
 		return err
 	}
+	useProcessors(len(vms))
 	for i, cfg := range vms {
 		v := newVM(cfg, f)
 		f.vms = append(f.vms, v)

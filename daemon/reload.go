@@ -1,6 +1,8 @@
 package daemon
 
 import (
+	"errors"
+
 	"github.com/sirupsen/logrus"
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/config"
@@ -19,6 +21,9 @@ func (d *daemon) reload() {
 	cfg, err := d.line.Reload(d.cfg, d.granted)
 	if err == nil {
 		err = d.fleet.apply(cfg.VMs)
+	}
+	if errors.Is(err, errClosing) {
+		return
 	}
 	if err != nil {
 		d.log.WithError(err).Error("configuration stays as it is")

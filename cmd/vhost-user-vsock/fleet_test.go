@@ -2,9 +2,11 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -125,4 +127,57 @@ func TestProcessStartsAllVMsOrNone(t *testing.T) {
 		t.Errorf("log: %s", log)
 	}
 	expectFiles(t, "sb")
+}
+
+// A VM ends with the session that it inherited, and alone. Its descriptor is not
+// looked for again.
+func TestProcessOutlivesAnInheritedSession(t *testing.T) {
+	inTempDir(t)
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs := os.NewFile(uintptr(fds[1]), "inherited")
+	frontend := vhostusertest.New(t, fds[0])
+	p := startProcess(t, inheritFile(theirs), "--metrics-addr", "127.0.0.1:0",
+		"--vm", "name=a,socket=sa,uds-path=ua", "--vm", "name=b,guest-cid=4,fd=3,uds-path=ub")
+	theirs.Close()
+	p.expectReady(t)
+	frontend.GetFeatures()
+	frontend.Close()
+	waitFor(t, func() bool { return !strings.Contains(p.scrape(t), `vm="b"`) })
+	expectGone(t, "ub")
+	if err := p.cmd.Process.Signal(unix.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, func() bool { return strings.Contains(p.stderr.String(), "read again") })
+	expectGone(t, "ub")
+	expectAnswer(t, dial(t, "sa"))
+	p.stop(t, unix.SIGTERM)
+}
+
+// There are more loops than processors, and Go leaves it to the kernel which of
+// them runs.
+func TestProcessRunsAllLoopsAtOnce(t *testing.T) {
+	const vms = 9
+	var text strings.Builder
+	text.WriteString("vms:\n" + vmA)
+	for i := range vms - 1 {
+		fmt.Fprintf(&text, "- {name: vm%d, socket: s%d, uds-path: u%d}\n", i, i, i)
+	}
+	p := startFiled(t, "vms:\n"+vmA)
+	p.reload(t, text.String())
+	var procs int
+	for line := range strings.Lines(p.scrape(t)) {
+		if n, ok := strings.CutPrefix(line, "go_sched_gomaxprocs_threads "); ok {
+			procs, _ = strconv.Atoi(strings.TrimSpace(n))
+		}
+	}
+	if procs < vms+1 {
+		t.Errorf("GOMAXPROCS is %d", procs)
+	}
+	for i := range vms - 1 {
+		expectAnswer(t, dial(t, fmt.Sprintf("s%d", i)))
+	}
+	p.stop(t, unix.SIGTERM)
 }
