@@ -256,3 +256,17 @@ func expectChanges(t *testing.T, of string, got, want Changes) {
 		t.Errorf("%s: got %+v, want %+v", of, got, want)
 	}
 }
+
+// The document that describes the file names every option.
+func TestConfigDocumentIsWhole(t *testing.T) {
+	text, err := os.ReadFile("../docs/CONFIG.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = eachOption(func(o *option) error {
+		if !strings.Contains(string(text), "`"+o.name+"`") {
+			t.Errorf("%s is missing", o.name)
+		}
+		return nil
+	})
+}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -32,9 +33,14 @@ type filed struct {
 // startFiled starts the program, in its sandbox, with a file that holds text.
 func startFiled(t *testing.T, text string) *filed {
 	t.Helper()
+	return startFiledBy(t, nil, text)
+}
+
+func startFiledBy(t *testing.T, prepare func(*exec.Cmd), text string) *filed {
+	t.Helper()
 	inTempDir(t)
 	writeConfig(t, text)
-	p := startProcess(t, nil, "--config", "config/f", "--metrics-addr", "127.0.0.1:0")
+	p := startProcess(t, prepare, "--config", "config/f", "--metrics-addr", "127.0.0.1:0")
 	p.expectReady(t)
 	return &filed{process: p}
 }
@@ -279,6 +285,23 @@ func TestReloadWithATakenPath(t *testing.T) {
 	p.reload(t, "vms:\n"+vmA+vmC)
 	p.expectMetrics(t, `vm_up{vm="c"} 1`)
 	expectAnswer(t, dial(t, "sc"))
+	p.stop(t, unix.SIGTERM)
+}
+
+// VMs that come and go change the share of descriptors that each has.
+func TestReloadSharesDescriptors(t *testing.T) {
+	prepare := func(cmd *exec.Cmd) { shell(t, cmd, `ulimit -n 500 && exec "$0" "$@"`) }
+	p := startFiledBy(t, prepare, "vms:\n"+vmA)
+	p.expectMetrics(t, `connections_limit{vm="a"} 324`) // 500 - 64 - 112
+	p.reload(t, "vms:\n"+vmA+vmC)
+	p.expectMetrics(t, `connections_limit{vm="a"} 106`, `connections_limit{vm="c"} 106`) // (500 - 64 - 2*112) / 2
+	p.reload(t, "vms:\n"+vmA+vmB+vmC+"- {name: d, socket: sd, uds-path: ud}\n")
+	p.expectMetrics(t, `connections_limit{vm="a"} 33`, `vm_up{vm="d"} 0`) // (500 - 64 - 3*112) / 3
+	if log := p.stderr.String(); !strings.Contains(log, "500 open files") {
+		t.Errorf("log: %s", log)
+	}
+	p.reload(t, "vms:\n"+vmA)
+	p.expectMetrics(t, `connections_limit{vm="a"} 324`)
 	p.stop(t, unix.SIGTERM)
 }
 
