@@ -15,6 +15,9 @@ type Options struct {
 	UID, GID int         // owner of the file; -1: as created
 	Type     int         // SOCK_STREAM or SOCK_SEQPACKET
 	Backlog  int         // of listen(2); the kernel lowers it to its own limit
+	// Registry, if not nil, knows the socket before it has its name. To be removed
+	// by the caller before the socket is closed.
+	Registry *Registry
 }
 
 // Listener is a listening socket and its name in the file system. It owns both.
@@ -64,10 +67,18 @@ func listen(path string, o Options) (_ *Listener, err error) {
 	if err := call("listen", func() error { return unix.Listen(l.FD, o.Backlog) }); err != nil {
 		return nil, err
 	}
-	if err := l.publish(path, o.Type); err != nil {
+	if o.Registry == nil {
+		return l, l.publish(path, o.Type)
+	}
+	id, err := identify(l.file, "", unix.AT_EMPTY_PATH)
+	if err != nil {
 		return nil, err
 	}
-	return l, nil
+	o.Registry.add(id, path)
+	if err = l.publish(path, o.Type); err != nil {
+		o.Registry.remove(id)
+	}
+	return l, err
 }
 
 // bind makes the file under the temporary name.

@@ -25,13 +25,24 @@ func (r *Registry) Add(path string) error {
 	if err != nil {
 		return fmt.Errorf("socket %s: %w", path, err)
 	}
+	r.add(id, path)
+	return nil
+}
+
+func (r *Registry) add(id fileID, path string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.paths == nil {
 		r.paths = make(map[fileID]string)
 	}
 	r.paths[id] = path
-	return nil
+}
+
+// remove forgets one socket, whatever others were added as its path.
+func (r *Registry) remove(id fileID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.paths, id)
 }
 
 // Remove forgets the socket added as path, whether or not it is still there.

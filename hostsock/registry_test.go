@@ -103,3 +103,29 @@ func BenchmarkOwns(b *testing.B) {
 		}
 	}
 }
+
+// A socket is known as soon as it has a name. One that gets none leaves what is
+// known about the other one at its path.
+func TestRegistryOfListeners(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	var r hostsock.Registry
+	o := hostsock.Options{Mode: 0o600, UID: -1, GID: -1, Type: unix.SOCK_STREAM, Backlog: 1, Registry: &r}
+	l, err := hostsock.Listen(path, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if !r.Owns(path) {
+		t.Error("the socket is not known")
+	}
+	if _, err := hostsock.Listen(path, o); !errors.Is(err, hostsock.ErrInUse) {
+		t.Fatalf("error %v, want ErrInUse", err)
+	}
+	if !r.Owns(path) {
+		t.Error("the socket is not known any more")
+	}
+	r.Remove(path)
+	if r.Owns(path) {
+		t.Error("something is still known")
+	}
+}

@@ -86,10 +86,11 @@ type sites struct{ accept, dial, denied, host, guest, cid, state ratelog.Site }
 
 // Muxer serves one guest. Its methods are called on the goroutine of its loop.
 type Muxer struct {
-	cfg   Config
-	loop  *eventloop.Loop
-	log   logrus.FieldLogger
-	stats *Stats
+	cfg            Config
+	maxConnections int // the most that cfg.MaxConnections can become
+	loop           *eventloop.Loop
+	log            logrus.FieldLogger
+	stats          *Stats
 
 	// The driver's side. Both rings run, or the guest's clock stands still.
 	rx, tx    *virtqueue.Queue
@@ -146,19 +147,20 @@ func New(cfg Config) (*Muxer, error) {
 		return nil, fmt.Errorf("connection limit %d: must be at least 1", cfg.MaxConnections)
 	}
 	m := &Muxer{
-		cfg:         cfg,
-		loop:        cfg.Loop,
-		log:         cfg.Log,
-		stats:       cfg.Stats,
-		table:       make(map[key]*conn),
-		sockets:     make(map[*conn]struct{}),
-		dials:       make(map[string]*dialQueue),
-		ports:       newPortSequence(cfg.OKPort),
-		ready:       rxq.New[rxItem](cfg.MaxConnections+replyLimit+maxRing, readyLimit),
-		hostTimers:  killq.New[timed](timerLimit),
-		guestTimers: killq.New[timed](timerLimit),
-		rxTake:      make([]rxSlot, 0, rxBatchChains),
-		waste:       make([]byte, 64<<10),
+		cfg:            cfg,
+		maxConnections: cfg.MaxConnections,
+		loop:           cfg.Loop,
+		log:            cfg.Log,
+		stats:          cfg.Stats,
+		table:          make(map[key]*conn),
+		sockets:        make(map[*conn]struct{}),
+		dials:          make(map[string]*dialQueue),
+		ports:          newPortSequence(cfg.OKPort),
+		ready:          rxq.New[rxItem](cfg.MaxConnections+replyLimit+maxRing, readyLimit),
+		hostTimers:     killq.New[timed](timerLimit),
+		guestTimers:    killq.New[timed](timerLimit),
+		rxTake:         make([]rxSlot, 0, rxBatchChains),
+		waste:          make([]byte, 64<<10),
 	}
 	m.clock.stop(0)
 	m.lost = losses{m: m, conns: make(map[key]csm.Type)}

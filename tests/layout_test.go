@@ -29,6 +29,10 @@ var imports = map[string][]string{
 	"csm":       {"guestmem"},
 	"vhostuser": {"eventloop", "guestmem", "ratelog", "stats", "virtqueue"},
 	"muxer":     {"csm", "eventloop", "guestmem", "killq", "ratelog", "rxq", "stats", "virtqueue"},
+	"config":    {"hostsock", "muxer", "sandbox"},
+	"daemon":    {"config", "eventloop", "hostsock", "muxer", "sandbox", "stats", "vhostuser"},
+
+	"cmd/vhost-user-vsock": {"config", "daemon"},
 }
 
 // TestImportsGoDown holds the packages to the table.

@@ -19,7 +19,7 @@ import (
 )
 
 // Metrics that say nothing about one VM.
-var notOfAVM = []string{"vhost_user_vsock_build_info", "vhost_user_vsock_log_", "vhost_user_vsock_lost_"}
+var notOfAVM = []string{"vhost_user_vsock_build_info", "vhost_user_vsock_log_", "vhost_user_vsock_lost_", "vhost_user_vsock_reloads_", "vhost_user_vsock_waiting_"}
 
 // A scrape under load is well-formed, and names its VM in every series of one. At
 // the end gauges are at rest and the counters know every byte.

@@ -1,8 +1,8 @@
 package main
 
 import (
-	"bufio"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -162,8 +162,8 @@ func TestProcessUsesADirectoryForEachSocket(t *testing.T) {
 	}
 }
 
-// processSeries returns the names of what /metrics shows about the process.
-func processSeries(t *testing.T, p *process) (names []string) {
+// scrape returns what /metrics shows.
+func (p *process) scrape(t *testing.T) string {
 	t.Helper()
 	addr := regexp.MustCompile(`metrics_addr="?([^" ]+)`).FindStringSubmatch(p.expectReady(t))
 	if addr == nil {
@@ -175,8 +175,18 @@ func processSeries(t *testing.T, p *process) (names []string) {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
-		if name, _, _ := strings.Cut(lines.Text(), " "); strings.HasPrefix(name, "process_") {
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// processSeries returns the names of what /metrics shows about the process.
+func processSeries(t *testing.T, p *process) (names []string) {
+	t.Helper()
+	for line := range strings.Lines(p.scrape(t)) {
+		if name, _, _ := strings.Cut(line, " "); strings.HasPrefix(name, "process_") {
 			names = append(names, name)
 		}
 	}

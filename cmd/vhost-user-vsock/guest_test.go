@@ -20,6 +20,7 @@ import (
 type testGuest struct {
 	*vhostusertest.Guest
 	frontend *vhostusertest.Frontend
+	cid      uint64
 	port     uint32                           // of the host
 	buffers  map[uint16]virtqueuetest.Segment // receive buffers by head
 }
@@ -31,6 +32,7 @@ func startGuest(t *testing.T, frontend *vhostusertest.Frontend, port uint32) *te
 	g := &testGuest{
 		Guest:    vhostusertest.NewGuest(t, vhostusertest.GuestOptions{}),
 		frontend: frontend,
+		cid:      3,
 		port:     port,
 		buffers:  make(map[uint16]virtqueuetest.Segment),
 	}
@@ -47,7 +49,7 @@ func startGuest(t *testing.T, frontend *vhostusertest.Frontend, port uint32) *te
 
 func (g *testGuest) send(op csm.Op, payload []byte) {
 	h := csm.Header{
-		SrcCID: 3, DstCID: csm.HostCID, SrcPort: 1000, DstPort: g.port,
+		SrcCID: g.cid, DstCID: csm.HostCID, SrcPort: 1000, DstPort: g.port,
 		Len: uint32(len(payload)), Type: csm.TypeStream, Op: op, BufAlloc: 256 << 10,
 	}
 	var wire [csm.HeaderSize]byte

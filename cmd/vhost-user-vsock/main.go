@@ -7,24 +7,23 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vhost-user-vsock/vhost-user-vsock/config"
+	"github.com/vhost-user-vsock/vhost-user-vsock/daemon"
 )
 
 // Exit codes.
 const (
 	exitOK    = 0
 	exitError = 1 // something failed at run time
-	exitUsage = 2 // the command line is wrong; nothing was created
+	exitUsage = 2 // the command line or the file is wrong; nothing was created
 )
 
 // capabilities is the answer to --print-capabilities, in the terms of QEMU's
 // docs/interop/vhost-user.json.
 const capabilities = `{"type":"vsock"}`
-
-// logFlushLimit bounds what an unread stderr may add to the time of the exit.
-const logFlushLimit = 100 * time.Millisecond
 
 func main() {
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
@@ -36,27 +35,32 @@ func run(args []string, stdout, stderr io.Writer) int {
 	// handle where it happens, not the end of every guest's device.
 	signal.Ignore(unix.SIGPIPE)
 
-	request, cfg, err := parseArgs(args)
+	line, err := config.ParseArgs(args)
 	if err != nil {
-		fmt.Fprintf(stderr, "%s: %v\nTry '%s --help'.\n", program, err, program)
-		return exitUsage
+		return usage(stderr, err)
 	}
-	switch request {
-	case showHelp:
-		return show(stdout, helpText())
-	case showVersion:
+	switch line.Request {
+	case config.ShowHelp:
+		return show(stdout, config.HelpText())
+	case config.ShowVersion:
 		return show(stdout, versionText())
-	case showCapabilities:
+	case config.ShowCapabilities:
 		return show(stdout, capabilities+"\n")
 	}
-
-	log := newLogging(stderr, cfg.logLevel, cfg.logFormat)
-	defer log.flush(logFlushLimit)
-	if err := serve(cfg, log); err != nil {
-		log.WithError(err).Error("stopped by an error")
+	cfg, err := line.Load()
+	if err != nil {
+		return usage(stderr, err)
+	}
+	if daemon.Run(daemon.Program{Version: versionName(), Stderr: stderr}, line, cfg) != nil {
 		return exitError
 	}
 	return exitOK
+}
+
+// usage tells what is wrong with the command line or the file it names.
+func usage(stderr io.Writer, err error) int {
+	fmt.Fprintf(stderr, "%s: %v\nTry '%s --help'.\n", config.Program, err, config.Program)
+	return exitUsage
 }
 
 // show prints text that was asked for.

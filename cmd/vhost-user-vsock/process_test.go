@@ -20,6 +20,9 @@ import (
 // machine may be busy.
 const stopLimit = 4 * time.Second
 
+// tailLimit is how long a signal leaves bytes to be written to host programs.
+const tailLimit = 700 * time.Millisecond
+
 // process is the program as a process of its own, in the working directory.
 type process struct {
 	cmd    *exec.Cmd

@@ -5,6 +5,8 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
+
+	"github.com/vhost-user-vsock/vhost-user-vsock/config"
 )
 
 // version is set by the linker (-X main.version=…) and else empty.
@@ -23,5 +25,5 @@ func versionName() string {
 
 // versionText is what --version prints.
 func versionText() string {
-	return fmt.Sprintf("%s %s (%s, %s/%s)\n", program, versionName(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	return fmt.Sprintf("%s %s (%s, %s/%s)\n", config.Program, versionName(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }

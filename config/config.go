@@ -1,0 +1,65 @@
+package config
+
+import (
+	"os"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/vhost-user-vsock/vhost-user-vsock/muxer"
+	"github.com/vhost-user-vsock/vhost-user-vsock/sandbox"
+)
+
+// Daemon is what the program is asked to do. It was found good: its VMs do not
+// get into each other's way.
+type Daemon struct {
+	File string // the configuration file; empty: the command line says all
+	VMs  []VM
+
+	LogLevel    logrus.Level
+	LogFormat   LogFormat
+	MetricsAddr string // empty: no metrics
+
+	Sandbox     sandbox.Mode
+	RuntimeDirs []string // where sockets of VMs to come may be
+}
+
+// VM is one virtual machine. Values can be compared.
+type VM struct {
+	Name  string // the vm label of its metrics and log lines
+	Named bool   // it was given; else Name is made of the CID
+
+	Frontend     Frontend
+	Socket       string // path of SocketFile; of ListeningFD too, where it has one
+	SocketAccess Access // of SocketFile
+	FD           int    // of ListeningFD and ConnectedFD, else NoFD
+	GuestCID     CIDSource
+	Packed       bool // offer packed rings
+	InBand       bool // offer notifications by messages
+
+	UDSPath   string
+	UDSAccess Access
+	OKPort    muxer.OKPort
+
+	MaxConnections int
+	MaxBuffered    int64
+}
+
+// Frontend is how a VM's frontends come.
+type Frontend int
+
+const (
+	SocketFile  Frontend = iota // they connect to a socket that we make
+	ListeningFD                 // they connect to one that we inherited
+	ConnectedFD                 // there is just one, and we inherited its connection
+)
+
+// Access says who may connect to a socket file.
+type Access struct {
+	Mode     os.FileMode
+	UID, GID int // Unchanged: as the kernel sets it
+}
+
+const (
+	NoFD      = -1
+	Unchanged = -1
+)

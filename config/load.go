@@ -1,0 +1,206 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+)
+
+// sources are where the values of a configuration come from, the first of each
+// list first.
+type sources struct {
+	program []section
+	vms     []vmSources
+}
+
+// vmSources are those of one VM: its own section, and those with the values that
+// all have.
+type vmSources struct {
+	own      section
+	defaults []section
+}
+
+// checks are what differs between the first look at a configuration and later
+// ones, when a sandbox is in force and descriptors have been handed on.
+type checks struct {
+	granted Granted
+	inherit func(v *VM) error // finds out what FD is
+}
+
+// Granted returns an error unless the program can still make sockets in a
+// directory or, without sockets, read files in it.
+type Granted func(dir string, sockets bool) error
+
+// Load returns what the command line and the file ask for.
+func (c *CommandLine) Load() (Daemon, error) {
+	return c.load(checks{
+		granted: func(string, bool) error { return nil },
+		inherit: (*VM).inherit,
+	})
+}
+
+// Reload is Load once more for a program that runs by old.
+func (c *CommandLine) Reload(old Daemon, granted Granted) (Daemon, error) {
+	return c.load(checks{granted: granted, inherit: func(v *VM) error {
+		for _, known := range old.VMs {
+			if known.FD == v.FD {
+				v.Frontend, v.Socket = known.Frontend, known.Socket
+			}
+		}
+		return nil
+	}})
+}
+
+func (c *CommandLine) load(check checks) (Daemon, error) {
+	from, err := c.sources()
+	if err != nil {
+		return Daemon{}, err
+	}
+	d := Daemon{File: c.file}
+	err = eachOption(func(o *option) error {
+		if o.daemon == nil {
+			return nil
+		}
+		return o.apply(func(text string) error { return o.daemon(&d, text) }, from.program...)
+	})
+	if err != nil {
+		return Daemon{}, err
+	}
+	for _, s := range from.vms {
+		v, err := s.load(check)
+		if err != nil {
+			return Daemon{}, err
+		}
+		d.VMs = append(d.VMs, v)
+	}
+	return d, d.checkTogether(from.vms)
+}
+
+// sources finds out who says what.
+func (c *CommandLine) sources() (sources, error) {
+	switch {
+	case len(c.vms) > 0 && c.file != "":
+		return sources{}, errors.New("--vm: excludes --config; name the VM in the file")
+	case c.file != "":
+		return c.fileSources()
+	case len(c.vms) > 0:
+		return c.vmFlagSources()
+	}
+	return sources{program: []section{c.flags}, vms: []vmSources{{own: c.flags}}}, nil
+}
+
+// vmFlagSources are the sources where there are --vm.
+func (c *CommandLine) vmFlagSources() (sources, error) {
+	err := c.eachFlag(func(o *option, v value) error {
+		if !o.unique {
+			return nil
+		}
+		return fmt.Errorf("%s %q: only one VM can have it; give it in a --vm", v.at, v.text)
+	})
+	from := sources{program: []section{c.flags}}
+	for _, s := range c.vms {
+		from.vms = append(from.vms, vmSources{own: s, defaults: []section{c.flags}})
+	}
+	return from, err
+}
+
+// fileSources are the sources where there is a file.
+func (c *CommandLine) fileSources() (sources, error) {
+	err := c.eachFlag(func(o *option, v value) error {
+		if o.vm == nil {
+			return nil
+		}
+		return fmt.Errorf("%s %q: excludes --config; give it in the file, for all VMs under %s", v.at, v.text, keyDefaults)
+	})
+	if err != nil {
+		return sources{}, err
+	}
+	f, err := readFile(c.file)
+	from := sources{program: []section{c.flags, f.program}}
+	for _, s := range f.vms {
+		from.vms = append(from.vms, vmSources{own: s, defaults: []section{f.defaults}})
+	}
+	return from, err
+}
+
+// eachFlag visits the options that stand alone on the command line.
+func (c *CommandLine) eachFlag(visit func(o *option, v value) error) error {
+	return eachOption(func(o *option) error {
+		for _, v := range c.flags.values[o.name] {
+			if err := visit(o, v); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// load returns the VM.
+func (s *vmSources) load(check checks) (VM, error) {
+	v := VM{
+		FD:           NoFD,
+		SocketAccess: Access{UID: Unchanged, GID: Unchanged},
+		UDSAccess:    Access{UID: Unchanged, GID: Unchanged},
+	}
+	err := eachOption(func(o *option) error {
+		if o.vm == nil {
+			return nil
+		}
+		return o.apply(func(text string) error { return o.vm(&v, text) }, append([]section{s.own}, s.defaults...)...)
+	})
+	if err == nil {
+		err = s.own.checkFrontend(&v, check)
+	}
+	if err == nil {
+		err = s.own.checkPaths(&v, check)
+	}
+	if err == nil {
+		err = s.own.readCID(&v)
+	}
+	if v.Name == "" {
+		v.Name = fmt.Sprintf("cid%d", v.GuestCID.CID)
+	}
+	return v, err
+}
+
+// checkFrontend checks what no option can check alone.
+func (s *section) checkFrontend(v *VM, check checks) error {
+	switch {
+	case v.UDSPath == "":
+		return fmt.Errorf("%s: missing; give the path where host programs connect", s.at("uds-path"))
+	case v.Socket == "" && v.FD == NoFD:
+		or := ""
+		if !s.inFile {
+			or = ", or " + s.option("fd")
+		}
+		return fmt.Errorf("%s: missing; give the path where the frontend connects%s", s.at("socket"), or)
+	case v.FD == NoFD:
+		return nil
+	}
+	for _, name := range []string{"socket", "socket-mode", "socket-owner"} {
+		for _, given := range s.values[name] {
+			return fmt.Errorf("%s %q: excludes %s, which makes no socket file; drop one of them", given.at, given.text, s.option("fd"))
+		}
+	}
+	if err := check.inherit(v); err != nil {
+		return fmt.Errorf("%s %d: %w", s.at("fd"), v.FD, err)
+	}
+	return nil
+}
+
+// checkPaths checks that the program can use the VM's directories.
+func (s *section) checkPaths(v *VM, check checks) error {
+	for _, p := range v.paths() {
+		if err := check.granted(p.dir(), p.socket); err != nil {
+			return fmt.Errorf("%s %q: %w", s.at(p.option), p.path, err)
+		}
+	}
+	return nil
+}
+
+// readCID reads the CID where a file holds it.
+func (s *section) readCID(v *VM) error {
+	if err := v.GuestCID.read(); err != nil {
+		return fmt.Errorf("%s %q: %w", s.at("guest-cid"), v.GuestCID.File, err)
+	}
+	return nil
+}

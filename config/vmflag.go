@@ -1,0 +1,53 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// parseVMFlag takes the value of a --vm apart: key=value, separated by commas. A
+// doubled comma is one in a value, as in QEMU's options.
+func parseVMFlag(text string) (section, error) {
+	s := section{place: fmt.Sprintf("--%s %q", vmFlag, text)}
+	for _, entry := range splitEntries(text) {
+		key, val, given := strings.Cut(entry, "=")
+		if key == "" {
+			return s, errors.New("an entry without a key; give KEY=VALUE, and write a comma in a value as two")
+		}
+		o := optionNamed(key)
+		switch {
+		case o == nil:
+			return s, fmt.Errorf("%s: no option of a VM has this name", key)
+		case o.vm == nil:
+			return s, fmt.Errorf("%s: an option of the program, not of a VM; give it as --%s", key, o.name)
+		case !given && o.arg != "":
+			return s, fmt.Errorf("%s: its value is missing; give %s=%s", key, key, o.arg)
+		case !given:
+			val = "true"
+		}
+		if err := s.note(o, value{s.at(o.name), val}); err != nil {
+			return s, fmt.Errorf("%s %q: %w", key, val, err)
+		}
+	}
+	return s, nil
+}
+
+// splitEntries splits text at its single commas and makes one of doubled ones.
+func splitEntries(text string) []string {
+	var entries []string
+	var entry strings.Builder
+	for i := 0; i < len(text); i++ {
+		switch {
+		case text[i] != ',':
+			entry.WriteByte(text[i])
+		case i+1 < len(text) && text[i+1] == ',':
+			entry.WriteByte(',')
+			i++
+		default:
+			entries = append(entries, entry.String())
+			entry.Reset()
+		}
+	}
+	return append(entries, entry.String())
+}

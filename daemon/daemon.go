@@ -1,0 +1,155 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vhost-user-vsock/vhost-user-vsock/config"
+)
+
+const (
+	// tailLimit is how long a signal leaves bytes of guests to be written to
+	// their host programs. With what comes after, the program ends within a
+	// second.
+	tailLimit = 700 * time.Millisecond
+
+	// logFlushLimit bounds what an unread stderr may add to the time of the exit.
+	logFlushLimit = 100 * time.Millisecond
+)
+
+// errHurried ends a shutdown that somebody did not want to wait for.
+var errHurried = errors.New("a second signal: ended without waiting for host programs")
+
+// Program is what there is to say about the running program itself.
+type Program struct {
+	Version string
+	Stderr  io.Writer // its log
+}
+
+// daemon is the running program.
+type daemon struct {
+	Program
+	log   *logging
+	line  config.CommandLine
+	cfg   config.Daemon // in force
+	http  *httpServer   // nil without --metrics-addr
+	fleet *fleet
+
+	granted   config.Granted // what the sandbox leaves
+	reloading sync.WaitGroup
+	stats     programStats
+}
+
+// Run serves cfg, as which line was loaded, until a signal comes or the last VM
+// has ended by itself. It has logged the error that it returns.
+func Run(p Program, line config.CommandLine, cfg config.Daemon) error {
+	log := newLogging(p.Stderr, cfg.LogLevel, cfg.LogFormat)
+	defer log.flush(logFlushLimit)
+	err := newDaemon(p, log, line, cfg).serve()
+	if err != nil {
+		log.WithError(err).Error("stopped by an error")
+	}
+	return err
+}
+
+func newDaemon(p Program, log *logging, line config.CommandLine, cfg config.Daemon) *daemon {
+	return &daemon{
+		Program: p, log: log, line: line, cfg: cfg, fleet: newFleet(log),
+		granted: func(string, bool) error { return nil },
+	}
+}
+
+func (d *daemon) serve() error {
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT)
+	defer signal.Stop(signals)
+	reloads := make(chan os.Signal, 1) // one that waits stands for all
+	signal.Notify(reloads, unix.SIGHUP)
+	defer signal.Stop(reloads)
+
+	if err := d.open(); err != nil {
+		return gather(err, d.close())
+	}
+	if err := d.confine(); err != nil {
+		return gather(fmt.Errorf("--sandbox: %w", err), d.close())
+	}
+	d.start()
+	return d.wait(signals, reloads)
+}
+
+// open makes what the configuration asks for, with every socket; after an error,
+// the rest is left to close.
+func (d *daemon) open() (err error) {
+	if d.fleet.files, err = raiseFileLimit(); err != nil {
+		return err
+	}
+	// A taken address is found out before any socket file appears.
+	if d.cfg.MetricsAddr != "" {
+		if d.http, err = listenHTTP(d.cfg.MetricsAddr); err != nil {
+			return err
+		}
+	}
+	return d.fleet.open(d.cfg.VMs)
+}
+
+// start serves what open made.
+func (d *daemon) start() {
+	d.fleet.start()
+	ready := d.log.WithField("version", d.Version).WithField("vms", len(d.cfg.VMs))
+	if d.http != nil {
+		d.http.start(newMetrics(d.fleet.list, &d.stats, d.log.linesLost, d.Version), healthHandler(d.fleet.list), d.log)
+		ready = ready.WithField("metrics_addr", d.http.listener.Addr().String()) // port 0 is a number now
+	}
+	ready.Info("ready")
+}
+
+// wait returns when everything has ended. One of signals bounds the time for
+// that, a second one ends it; reloads have the configuration read again.
+func (d *daemon) wait(signals, reloads <-chan os.Signal) error {
+	var closed chan error // nil until something ends the daemon
+	reloaded := make(chan struct{}, 1)
+	idle := reloads // nil while one reload is under way
+	for over, signalled := d.fleet.over, false; ; {
+		select {
+		case <-over:
+			over = nil // seen
+		case <-idle:
+			idle = nil
+			d.reloading.Go(func() { d.reload(); reloaded <- struct{}{} })
+			continue
+		case <-reloaded:
+			idle = reloads
+			continue
+		case s := <-signals:
+			if signalled {
+				return errHurried
+			}
+			signalled = true
+			d.log.WithField("signal", s.String()).Info("stopping")
+			defer time.AfterFunc(tailLimit, d.fleet.giveUp).Stop()
+		case err := <-closed:
+			return err
+		}
+		if closed == nil {
+			closed = make(chan error, 1)
+			go func() { closed <- d.close() }()
+		}
+	}
+}
+
+// close ends the VMs, all at once, and then the rest.
+func (d *daemon) close() error {
+	err := d.fleet.close()
+	d.reloading.Wait()
+	if d.http != nil {
+		err = gather(err, d.http.close())
+	}
+	return err
+}

@@ -1,0 +1,80 @@
+package daemon
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	stdlog "log"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/sirupsen/logrus"
+)
+
+const (
+	// httpClients is how many HTTP connections may be open; they come out of
+	// the reserved descriptors.
+	httpClients = 16
+
+	httpReadLimit  = 5 * time.Second
+	httpWriteLimit = 10 * time.Second
+	httpIdleLimit  = time.Minute
+)
+
+// httpServer answers /metrics and /healthz.
+type httpServer struct {
+	listener net.Listener
+	server   *http.Server
+	done     chan struct{} // closed when the serving goroutine has ended
+}
+
+// listenHTTP takes the address; nobody is answered before start.
+func listenHTTP(addr string) (*httpServer, error) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("--metrics-addr %q: %w; give a free address of this machine", addr, err)
+	}
+	return &httpServer{listener: limitListener(l, httpClients), done: make(chan struct{})}, nil
+}
+
+// start answers requests until close.
+func (s *httpServer) start(metrics prometheus.Gatherer, health http.Handler, log logrus.FieldLogger) {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{ErrorLog: log}))
+	mux.Handle("GET /healthz", health)
+	s.server = &http.Server{
+		Handler:        mux,
+		ReadTimeout:    httpReadLimit,
+		WriteTimeout:   httpWriteLimit,
+		IdleTimeout:    httpIdleLimit,
+		MaxHeaderBytes: 16 << 10,
+		ErrorLog:       stdlog.New(debugWriter{log}, "", 0),
+	}
+	go func() {
+		defer close(s.done)
+		if err := s.server.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+			log.WithError(err).Error("metrics are no longer served")
+		}
+	}()
+}
+
+// close ends all requests and waits for the serving goroutine.
+func (s *httpServer) close() error {
+	if s.server == nil {
+		return s.listener.Close()
+	}
+	err := s.server.Close()
+	<-s.done
+	return err
+}
+
+// debugWriter turns what net/http says about its clients into log lines.
+type debugWriter struct{ log logrus.FieldLogger }
+
+func (w debugWriter) Write(line []byte) (int, error) {
+	w.log.WithField("reason", string(bytes.TrimSpace(line))).Debug("HTTP client misbehaved")
+	return len(line), nil
+}

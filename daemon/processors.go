@@ -1,0 +1,20 @@
+package daemon
+
+import (
+	"os"
+	"runtime"
+)
+
+// useProcessors lets the loops of that many VMs run at the same time, as far as
+// Go is concerned, beside everything else. With more threads than processors the
+// kernel shares these out better than Go's scheduler does: that one leaves a busy
+// loop on for 10 ms, and a quiet VM waits behind all the busy ones. Measured with
+// 8 busy loops and a quiet one on two processors: the quiet one's p99 is 4 to 10
+// times lower, the busy ones do no less.
+//
+// Who sets GOMAXPROCS knows better.
+func useProcessors(vms int) {
+	if _, set := os.LookupEnv("GOMAXPROCS"); !set && runtime.GOMAXPROCS(0) < vms+1 {
+		runtime.GOMAXPROCS(vms + 1)
+	}
+}
