@@ -2,6 +2,7 @@ package config
 
 import (
 	"os"
+	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -42,6 +43,8 @@ type VM struct {
 
 	MaxConnections int
 	MaxBuffered    int64
+
+	Poll time.Duration // how long to look for events before sleeping
 }
 
 // Frontend is how a VM's frontends come.

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
@@ -78,7 +79,7 @@ func TestConfigTakesEveryFlag(t *testing.T) {
 	inTempDir(t)
 	got := mustLoad(t, "-socket-path=s", "--name", "web", "--uds-path=u", "--guest-cid", "4294967294",
 		"--packed", "--inband-notifications=true", "--socket-mode", "660", "--socket-owner", "12:34", "--uds-mode", "0777", "--uds-owner", "56",
-		"--ok-port", "guest", "--max-connections", "7", "--max-buffered", "1GiB",
+		"--ok-port", "guest", "--max-connections", "7", "--max-buffered", "1GiB", "--poll-us", "50",
 		"--log-level", "debug", "--log-format", "json", "--metrics-addr", "[::1]:9101", "--sandbox", "require")
 	want := Daemon{LogLevel: logrus.DebugLevel, LogFormat: LogJSON, MetricsAddr: "[::1]:9101", Sandbox: sandbox.Require, VMs: []VM{{
 		Name:           "web",
@@ -95,6 +96,7 @@ func TestConfigTakesEveryFlag(t *testing.T) {
 		OKPort:         muxer.OKGuest,
 		MaxConnections: 7,
 		MaxBuffered:    1 << 30,
+		Poll:           50 * time.Microsecond,
 	}}}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -210,6 +212,8 @@ var usageErrors = []struct {
 	{"unit alone", []string{"--max-buffered", "MiB"}, "--max-buffered", "MiB"},
 	{"space before the unit", []string{"--max-buffered", "1 MiB"}, "--max-buffered", "1 MiB"},
 	{"more than 63 bits buffered", []string{"--max-buffered", "8589934592GiB"}, "--max-buffered", "8589934592GiB"},
+	{"polls for long", []string{"--poll-us", "1001"}, "--poll-us", "1001"},
+	{"polls with a unit", []string{"--poll-us", "50us"}, "--poll-us", "50us"},
 	{"ok-port", []string{"--ok-port", "long"}, "--ok-port", "long"},
 	{"mode decimal", []string{"--uds-mode", "0689"}, "--uds-mode", "0689"},
 	{"mode with set-user-id", []string{"--socket-mode", "4755"}, "--socket-mode", "4755"},

@@ -225,6 +225,7 @@ func TestChangesOfVMs(t *testing.T) {
 		"--ok-port host":         {Waiting: []string{"ok-port"}},
 		"--max-connections 5":    {Waiting: []string{"max-connections"}},
 		"--max-buffered 1MiB":    {Live: []string{"max-buffered"}},
+		"--poll-us 5":            {Waiting: []string{"poll-us"}},
 		"--log-level debug":      {},
 	} {
 		now := mustLoadOne(t, append(strings.Fields(args), "--socket", "s", "--uds-path", "u")...)

@@ -129,6 +129,14 @@ var groups = []group{
 			ofVM: func(v *VM) any { return v.MaxBuffered },
 		},
 	}},
+	{"Speed", []option{
+		{
+			name: "poll-us", arg: "N", def: "0",
+			help: "For how many microseconds, up to 1000, to look for events before sleeping, as long as they come that soon after one another. It saves wake-ups and takes a processor; an idle VM sleeps.",
+			vm:   func(v *VM, s string) (err error) { v.Poll, err = parsePoll(s); return err },
+			ofVM: func(v *VM) any { return v.Poll },
+		},
+	}},
 	{"Log and metrics", []option{
 		{
 			name: "log-level", arg: "error|warn|info|debug", def: "info", live: true,

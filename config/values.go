@@ -9,6 +9,7 @@ import (
 	"os/user"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -35,6 +36,15 @@ func parseCount(s string) (int, error) {
 		return 0, errors.New("not a count; give a number from 1 to 2147483647")
 	}
 	return int(n), nil
+}
+
+// parsePoll reads a number of microseconds. A wake-up costs less than the longest.
+func parsePoll(s string) (time.Duration, error) {
+	n, err := strconv.ParseUint(s, 10, 32)
+	if err != nil || n > 1000 {
+		return 0, errors.New("not a number of microseconds; give one from 0 to 1000")
+	}
+	return time.Duration(n) * time.Microsecond, nil
 }
 
 // minBuffered is the window that one connection is offered: with less, not

@@ -134,6 +134,7 @@ func (v *vm) build(cfg config.VM, log logrus.FieldLogger) (err error) {
 	if v.loop, err = eventloop.New(eventloop.Monotonic()); err != nil {
 		return fmt.Errorf("event loop: %w", err)
 	}
+	v.loop.SetPoll(cfg.Poll)
 	v.muxer, err = muxer.New(muxer.Config{
 		Loop:           v.loop,
 		Log:            log,

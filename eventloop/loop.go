@@ -41,6 +41,7 @@ type Loop struct {
 	worker  Worker
 	clock   Clock
 	now     time.Duration
+	polling polling
 	stopped bool
 	calls   calls
 }
@@ -85,7 +86,7 @@ func (l *Loop) Run() error {
 
 	more := true // until the worker was asked
 	for !l.stopped {
-		n, err := l.wait(l.timeout(more))
+		n, err := l.next(more)
 		if err != nil {
 			return err
 		}
@@ -100,11 +101,17 @@ func (l *Loop) Run() error {
 	return nil
 }
 
-// timeout returns how many milliseconds the next wait may sleep, -1 for ever.
-func (l *Loop) timeout(more bool) int {
+// next returns how many entries of l.ready are filled in for the next turn. While
+// the worker has more to do it only looks.
+func (l *Loop) next(more bool) (int, error) {
 	if more {
-		return 0
+		return l.wait(0)
 	}
+	return l.await()
+}
+
+// timeout returns how many milliseconds the loop may sleep, -1 for ever.
+func (l *Loop) timeout() int {
 	at, ok := l.worker.Deadline()
 	if !ok {
 		return -1

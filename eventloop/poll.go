@@ -1,0 +1,34 @@
+package eventloop
+
+import "time"
+
+// polling decides whether the loop looks for events for a while before it sleeps:
+// to be woken costs a thread many times what a look costs it. It is worth that
+// while events come soon after one another, and an idle loop never does it.
+type polling struct {
+	limit time.Duration // how long to look; 0: never
+	worth bool          // the last event came sooner than that
+}
+
+// SetPoll has the loop look for events for up to limit before it sleeps, as long as
+// events come that soon. It takes a processor meanwhile.
+func (l *Loop) SetPoll(limit time.Duration) { l.polling.limit = limit }
+
+// await is wait for a loop that may sleep: it returns how many entries of l.ready
+// are filled in once there are some or the worker's deadline has come.
+func (l *Loop) await() (int, error) {
+	p := &l.polling
+	if p.limit == 0 {
+		return l.wait(l.timeout())
+	}
+	began := l.clock()
+	for p.worth {
+		if n, err := l.wait(0); n > 0 || err != nil {
+			return n, err
+		}
+		p.worth = l.clock()-began < p.limit
+	}
+	n, err := l.wait(l.timeout())
+	p.worth = n > 0 && l.clock()-began < p.limit
+	return n, err
+}
