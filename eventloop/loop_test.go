@@ -148,6 +148,31 @@ func signal(t testing.TB, fd int) {
 	}
 }
 
+// A dropped descriptor that was closed is gone, and its number is free for another.
+func TestDroppedDescriptorIsForgotten(t *testing.T) {
+	l := newLoop(t)
+	r := rawEventfd(t)
+	if err := l.Add(r, unix.EPOLLIN, handler(func(uint32) { t.Error("the handler of a dropped descriptor is called") })); err != nil {
+		t.Fatal(err)
+	}
+	signal(t, r)
+	l.Drop(r)
+	unix.Close(r)
+	fd := rawEventfd(t)
+	defer unix.Close(fd)
+	if fd != r {
+		t.Fatalf("descriptor %d, want %d once more", fd, r)
+	}
+	called := false
+	if err := l.Add(fd, unix.EPOLLIN, handler(func(uint32) { called = true; l.Stop() })); err != nil {
+		t.Fatal(err)
+	}
+	signal(t, fd)
+	if err := l.Run(); err != nil || !called {
+		t.Errorf("called: %v, error %v", called, err)
+	}
+}
+
 func TestHandlerIsCalledWhileItsDescriptorIsReady(t *testing.T) {
 	l := newLoop(t)
 	fd := eventfd(t)

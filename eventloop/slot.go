@@ -52,6 +52,14 @@ func (l *Loop) Remove(fd int) error {
 	return l.control(unix.EPOLL_CTL_DEL, fd, 0, 0)
 }
 
+// Drop is Remove for a descriptor that the caller closes next, the only one of its
+// file: with that the kernel stops watching of its own accord, which saves a call.
+func (l *Loop) Drop(fd int) {
+	if l.registered(fd) {
+		l.slots[fd].handler = nil
+	}
+}
+
 func (l *Loop) registered(fd int) bool {
 	return fd >= 0 && fd < len(l.slots) && l.slots[fd].handler != nil
 }

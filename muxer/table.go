@@ -141,8 +141,8 @@ func (m *Muxer) closeFD(c *conn) {
 	if !c.eof { // also bytes of which no event has told yet
 		c.readAway()
 	}
-	m.loop.Remove(c.fd) //nolint:errcheck // it is registered
-	unix.Close(c.fd)    //nolint:errcheck // nothing is buffered here
+	m.loop.Drop(c.fd)
+	unix.Close(c.fd) //nolint:errcheck // nothing is buffered here
 	c.fd = -1
 	m.narrow(c)
 }
