@@ -34,7 +34,7 @@ func main() {
 func run() error {
 	only := flag.String("only", "", "measure only figures whose names begin with one of these, comma-separated")
 	list := flag.Bool("list", false, "list the figures' names and do nothing else")
-	rounds := flag.Int("rounds", 7, "how often each figure is measured")
+	rounds := flag.Int("rounds", 11, "how often each figure is measured")
 	seconds := flag.Float64("seconds", 0.2, "for how long in each round")
 	program := flag.String("daemon", "", "path of the daemon, and flags for it; built from this tree unless given")
 	base := flag.String("base", "", "the same of another build, to compare with")
