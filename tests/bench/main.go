@@ -32,7 +32,7 @@ func main() {
 }
 
 func run() error {
-	only := flag.String("only", "", "measure only figures whose names begin with one of these, comma-separated")
+	only := flag.String("only", "", "measure only these figures, comma-separated: tx/64, or tx for all whose names begin with tx/")
 	list := flag.Bool("list", false, "list the figures' names and do nothing else")
 	rounds := flag.Int("rounds", 11, "how often each figure is measured")
 	seconds := flag.Float64("seconds", 0.2, "for how long in each round")
@@ -108,11 +108,12 @@ func quiet() {
 	debug.SetGCPercent(-1)
 }
 
-// chosen returns the figures whose names begin with one of the prefixes.
+// chosen returns the figures that were named, wholly or by the beginning of their names up
+// to a slash; all, if nothing was.
 func chosen(all []figure, only string) (some []figure) {
 	for _, f := range all {
-		for prefix := range strings.SplitSeq(only, ",") {
-			if strings.HasPrefix(f.name, prefix) {
+		for name := range strings.SplitSeq(only, ",") {
+			if only == "" || f.name == name || strings.HasPrefix(f.name, name+"/") {
 				some = append(some, f)
 				break
 			}
