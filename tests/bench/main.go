@@ -72,8 +72,11 @@ func run() error {
 	if *peer != "" {
 		backends = append(backends, backend{name: peerName, command: *peer})
 	}
+	if all = chosen(all, *only); len(all) == 0 {
+		return fmt.Errorf("-only %q: no figure has that name; -list tells them", *only)
+	}
 	p := params{stretch: time.Duration(*seconds * float64(time.Second))}
-	r, err := measureAll(chosen(all, *only), backends, p, *rounds)
+	r, err := measureAll(all, backends, p, *rounds)
 	if *output != "" {
 		err = errors.Join(err, r.write(*output))
 	}
