@@ -73,7 +73,8 @@ bench: ## Measure the daemon beside a bare socket and PEER='command with {sock} 
 	$(GO) run ./tests/bench -json build/bench.json $(BENCH)
 
 bench-plot: ## Draw what "make bench" measured last, for the README.
-	$(GO) run ./tests/bench -plot build/bench.json >docs/bench.svg
+	$(GO) run ./tests/bench -plot build/bench.json >build/bench.svg
+	mv build/bench.svg docs/bench.svg
 
 demo: ## Boot a guest and talk with it, both ways, in under a minute.
 	tests/deps uml

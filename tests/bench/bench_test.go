@@ -139,6 +139,25 @@ func TestBackendThatEnds(t *testing.T) {
 	}
 }
 
+func TestChosen(t *testing.T) {
+	for only, want := range map[string]string{
+		"":                 "tx/64 tx/64K tx/64K/16 rtt/1 neighbours",
+		"tx/64":            "tx/64",
+		"tx/64K":           "tx/64K tx/64K/16",
+		"neighbours,tx/64": "tx/64 neighbours",
+		"tx,t,rtt":         "tx/64 tx/64K tx/64K/16 rtt/1",
+		"none":             "",
+	} {
+		var names []string
+		for _, f := range chosen([]figure{{name: "tx/64"}, {name: "tx/64K"}, {name: "tx/64K/16"}, {name: "rtt/1"}, {name: "neighbours"}}, only) {
+			names = append(names, f.name)
+		}
+		if got := strings.Join(names, " "); got != want {
+			t.Errorf("%q: %q, want %q", only, got, want)
+		}
+	}
+}
+
 func TestTargets(t *testing.T) {
 	s := series{rounds: map[string][]round{
 		oursName: {{throughput: 90}, {throughput: 10}, {throughput: 80}},

@@ -80,11 +80,12 @@ func (f *figure) measure(log io.Writer, backends []backend, p params, rounds int
 			prepare: func(tb testing.TB) gauge { return f.machine(tb, b, p) },
 		})
 	}
-	if !f.apart {
-		return s, s.take(entrants, rounds)
+	groups := [][]*entrant{entrants}
+	if f.apart {
+		groups = slices.Collect(slices.Chunk(entrants, 1))
 	}
-	for _, e := range entrants {
-		if err := s.take([]*entrant{e}, rounds); err != nil {
+	for _, group := range groups {
+		if err := s.take(group, rounds); err != nil {
 			return s, err
 		}
 	}

@@ -13,7 +13,7 @@ import (
 )
 
 // patience bounds every wait for something that is about to happen.
-const patience = 10 * time.Second
+const patience = 20 * time.Second
 
 // machine is a virtual machine on a backend: QEMU's messages, and a driver of ours.
 type machine struct {

@@ -32,9 +32,9 @@ func main() {
 }
 
 func run() error {
-	only := flag.String("only", "", "measure only figures whose names begin with one of these, comma-separated")
+	only := flag.String("only", "", "measure only these figures, comma-separated: tx/64, or tx for all whose names begin with tx/")
 	list := flag.Bool("list", false, "list the figures' names and do nothing else")
-	rounds := flag.Int("rounds", 7, "how often each figure is measured")
+	rounds := flag.Int("rounds", 11, "how often each figure is measured")
 	seconds := flag.Float64("seconds", 0.2, "for how long in each round")
 	program := flag.String("daemon", "", "path of the daemon, and flags for it; built from this tree unless given")
 	base := flag.String("base", "", "the same of another build, to compare with")
@@ -72,8 +72,11 @@ func run() error {
 	if *peer != "" {
 		backends = append(backends, backend{name: peerName, command: *peer})
 	}
+	if all = chosen(all, *only); len(all) == 0 {
+		return fmt.Errorf("-only %q: no figure has that name; -list tells them", *only)
+	}
 	p := params{stretch: time.Duration(*seconds * float64(time.Second))}
-	r, err := measureAll(chosen(all, *only), backends, p, *rounds)
+	r, err := measureAll(all, backends, p, *rounds)
 	if *output != "" {
 		err = errors.Join(err, r.write(*output))
 	}
@@ -108,11 +111,12 @@ func quiet() {
 	debug.SetGCPercent(-1)
 }
 
-// chosen returns the figures whose names begin with one of the prefixes.
+// chosen returns the figures that were named, wholly or by the beginning of their names up
+// to a slash; all, if nothing was.
 func chosen(all []figure, only string) (some []figure) {
 	for _, f := range all {
-		for prefix := range strings.SplitSeq(only, ",") {
-			if strings.HasPrefix(f.name, prefix) {
+		for name := range strings.SplitSeq(only, ",") {
+			if only == "" || f.name == name || strings.HasPrefix(f.name, name+"/") {
 				some = append(some, f)
 				break
 			}
