@@ -239,6 +239,27 @@ func TestReloadWaitsForTheFrontend(t *testing.T) {
 	p.stop(t, unix.SIGTERM)
 }
 
+// Whoever is at the door when the frontend leaves may be the next one, and is not
+// turned away. The VM begins anew when nobody is left.
+func TestReloadWaitsForTheNextFrontend(t *testing.T) {
+	p := startFiled(t, "vms:\n"+vmA)
+	first := dial(t, "sa")
+	expectAnswer(t, first)
+	next := dial(t, "sa")
+	waitFor(t, func() bool { return strings.Contains(p.scrape(t), `frontend_candidates{vm="a"} 1`) })
+	p.reload(t, "vms:\n"+packedA)
+	first.Close()
+	waitFor(t, func() bool { return strings.Contains(p.scrape(t), `frontend_attached{vm="a"} 0`) })
+	expectAnswer(t, next)
+	expectGone(t, "sa2")
+	silent := dial(t, "sa")
+	waitFor(t, func() bool { return strings.Contains(p.scrape(t), `frontend_candidates{vm="a"} 1`) })
+	next.Close()
+	silent.Close()
+	p.await(t, "sa2")
+	p.stop(t, unix.SIGTERM)
+}
+
 // Without a frontend there is nothing to wait for; what is taken back was never
 // there.
 func TestReloadWaitsForNobody(t *testing.T) {
