@@ -68,11 +68,14 @@ func blame(v *vm, err error, vms int) error {
 
 // start serves what open made.
 func (f *fleet) start() {
+	f.mu.Lock() // one that ends at once is not the last
+	defer f.mu.Unlock()
 	for _, v := range f.vms {
 		f.startVM(v)
 	}
 }
 
+// startVM serves a VM of the list. The caller holds mu.
 func (f *fleet) startVM(v *vm) {
 	v.start()
 	f.watchers.Go(func() { f.watch(v) })

@@ -37,6 +37,8 @@ func (v *vm) alive(ctx context.Context) bool {
 	select {
 	case <-v.probe.ask(v.loop.Do):
 		return true
+	case <-v.done: // it leaves, or will be among those that failed
+		return true
 	case <-ctx.Done():
 		return false
 	}

@@ -159,6 +159,19 @@ func TestReloadOfAFaultyFileChangesNothing(t *testing.T) {
 	p.stop(t, unix.SIGTERM)
 }
 
+// There may be no VM at all for a while.
+func TestReloadBeginsWithNothing(t *testing.T) {
+	const dir = "runtime-dir: .\n"
+	p := startFiled(t, dir+"vms: []\n")
+	p.reload(t, dir+"vms:\n"+vmA)
+	expectAnswer(t, dial(t, "sa"))
+	p.reload(t, dir+"vms: []\n")
+	expectGone(t, "sa", "ua")
+	p.reload(t, dir+"vms:\n"+vmA)
+	expectAnswer(t, dial(t, "sa"))
+	p.stop(t, unix.SIGTERM)
+}
+
 // What applies at once does so without a new session.
 func TestReloadChangesWhatIsLive(t *testing.T) {
 	p := startFiled(t, "vms:\n"+vmA)
@@ -190,7 +203,7 @@ func TestReloadKnowsAVMWithoutName(t *testing.T) {
 	expectCID(t, frontend, 3)
 	p.reload(t, "vms:\n- {guest-cid: 4, socket: sa, uds-path: ua}\n")
 	expectCID(t, frontend, 4)
-	p.expectMetrics(t, `guest_cid{state="active",vm="cid3"} 4`)
+	p.expectMetrics(t, `guest_cid{state="active",vm="cid3"} 4`, `vm_waiting_options{vm="cid3"} 0`)
 	log := p.reload(t, "vms:\n- {guest-cid: 4, socket: sa, uds-path: ua}\n- {guest-cid: 3, socket: sb, uds-path: ub}\n")
 	if !strings.Contains(log, "stays as it is") || !strings.Contains(log, "cid3") {
 		t.Errorf("log: %s", log)
@@ -223,6 +236,27 @@ func TestReloadWaitsForTheFrontend(t *testing.T) {
 		t.Errorf("features %#x", features)
 	}
 	p.expectMetrics(t, `vm_waiting_options{vm="a"} 0`, `vm_up{vm="a"} 1`)
+	p.stop(t, unix.SIGTERM)
+}
+
+// Whoever is at the door when the frontend leaves may be the next one, and is not
+// turned away. The VM begins anew when nobody is left.
+func TestReloadWaitsForTheNextFrontend(t *testing.T) {
+	p := startFiled(t, "vms:\n"+vmA)
+	first := dial(t, "sa")
+	expectAnswer(t, first)
+	next := dial(t, "sa")
+	waitFor(t, func() bool { return strings.Contains(p.scrape(t), `frontend_candidates{vm="a"} 1`) })
+	p.reload(t, "vms:\n"+packedA)
+	first.Close()
+	waitFor(t, func() bool { return strings.Contains(p.scrape(t), `frontend_attached{vm="a"} 0`) })
+	expectAnswer(t, next)
+	expectGone(t, "sa2")
+	silent := dial(t, "sa")
+	waitFor(t, func() bool { return strings.Contains(p.scrape(t), `frontend_candidates{vm="a"} 1`) })
+	next.Close()
+	silent.Close()
+	p.await(t, "sa2")
 	p.stop(t, unix.SIGTERM)
 }
 
