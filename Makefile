@@ -8,13 +8,13 @@ T        ?= 20m
 
 # Everything but the tests that start the daemon and boot guests.
 UNITS = $(shell $(GO) list ./... | grep -v /tests; $(GO) list ./tests/device)
-# Those, but for what runs as long as one wants.
+# Those, but for the one that wants the machine for itself.
 GUESTS = $(shell $(GO) list ./tests/... | grep -v -e /soak -e /tests/device)
 
 export CGO_ENABLED = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build test unit race single arm64 guest test-ch lint fuzz soak benchmarks bench bench-plot demo clean
+.PHONY: help deps build test unit race single arm64 guest test-ch lint fuzz soak-2m soak benchmarks bench bench-plot demo clean
 
 help: ## Say what each target does.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,7 +25,7 @@ deps: ## Install and unpack what the tests need beyond Go (Debian 12).
 build: ## Build the static daemon, build/vhost-user-vsock.
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o build/vhost-user-vsock $(PACKAGE)
 
-test: deps lint unit race single arm64 guest ## Run every check there is; what CI runs.
+test: deps lint unit race single arm64 guest soak-2m ## Run every check there is; what CI runs.
 
 unit: ## Run the packages' tests, and each benchmark once.
 	$(GO) test -bench . -benchtime 1x $(UNITS)
@@ -61,7 +61,10 @@ fuzz: ## Fuzz each target for FUZZTIME.
 		done; \
 	done
 
-soak: deps ## Have guests come and go for T, under the race detector for T more; nothing may grow.
+soak-2m: ## Have guests come and go for two minutes; nothing may grow.
+	$(GO) test -count 1 -timeout 20m ./tests/soak
+
+soak: deps ## The same for T, and under the race detector for T more.
 	$(GO) test -count 1 -timeout 0 -v ./tests/soak -soak $(T)
 	$(GO) test -count 1 -timeout 0 -v ./tests/soak -soak $(T) -races
 

@@ -87,6 +87,11 @@ var families = []family{
 		func(s *vmStats) *stats.Counter { return &s.muxer.HostStalls }),
 	counter("accept_stalls_total", "Times new host programs began to wait for a free descriptor.",
 		func(s *vmStats) *stats.Counter { return &s.muxer.AcceptStalls }),
+	counters("memory_stalls_total", "Times the kernel had no memory for what was to be sent or received, by the socket's other end; it is tried again.",
+		func(s *vmStats, put put) {
+			put(float64(s.muxer.MemoryStalls.Load()), "host_program")
+			put(float64(s.vhostuser.MemoryStalls.Load()), "frontend")
+		}, "peer"),
 	counters("ring_stalls_total", "Times a ring began to wait, by reason.",
 		func(s *vmStats, put put) {
 			put(float64(s.muxer.RxRingStalls.Load()), queueNames[0], "no_buffers")

@@ -86,6 +86,8 @@ func TestMetricsShowTheCounters(t *testing.T) {
 	m.Handshakes[muxer.HandshakeSilent].Add(7)
 	m.CreditStalls.Add(8)
 	m.BufferStalls.Add(9)
+	m.MemoryStalls.Add(17)
+	u.MemoryStalls.Add(18)
 	m.RxQueueDepth.Set(10)
 	m.KillResyncs.Add(11)
 	u.Queues[0].Notified.Add(12)
@@ -106,6 +108,8 @@ func TestMetricsShowTheCounters(t *testing.T) {
 		`handshakes_total{result="silent",vm="cid7"} 7`,
 		`credit_stalls_total{vm="cid7"} 8`,
 		`ring_stalls_total{queue="tx",reason="buffered_limit",vm="cid7"} 9`,
+		`memory_stalls_total{peer="host_program",vm="cid7"} 17`,
+		`memory_stalls_total{peer="frontend",vm="cid7"} 18`,
 		`rxq_depth{vm="cid7"} 10`,
 		`killq_resyncs_total{vm="cid7"} 11`,
 		`notifications_total{queue="rx",result="sent",vm="cid7"} 12`,

@@ -17,6 +17,7 @@ func (m *Muxer) addClient(fd int, typ csm.Type) {
 	c.refused = len(m.sockets) >= m.cfg.MaxConnections
 	if err := m.loop.Add(fd, watchIn, c); err != nil {
 		m.sites.accept.Warn(m.log, m.loop.Now(), "cannot watch a host program", err)
+		m.stats.Handshakes[HandshakeShortage].Inc()
 		unix.Close(fd) //nolint:errcheck
 		return
 	}
@@ -166,6 +167,7 @@ func (m *Muxer) opened(c *conn) {
 		m.stats.Handshakes[HandshakeGone].Inc()
 		m.writeFailed(c, err)
 	default: // an empty socket took no line: the kernel is out of memory
+		m.stats.Handshakes[HandshakeShortage].Inc()
 		c.reason = ResetShortage
 		c.Kill()
 	}

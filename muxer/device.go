@@ -78,6 +78,8 @@ func (m *Muxer) Detach() {
 	}
 	clear(m.waiting)
 	m.waiting = m.waiting[:0]
+	// The guest's clock may stand still for long: nothing but those that live.
+	m.guestTimers.Rebuild(m.guestDeadlines())
 }
 
 // StartQueue hands over a running ring until StopQueue. Bytes move once both the

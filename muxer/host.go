@@ -8,8 +8,9 @@ import (
 	"github.com/vhost-user-vsock/vhost-user-vsock/csm"
 )
 
-// shortageRetry is when a write is tried again that the kernel had no memory for.
-const shortageRetry = 20 * time.Millisecond
+// shortageRetry is when a host socket is tried again that the kernel had no memory
+// for.
+const shortageRetry = 100 * time.Millisecond
 
 // blockedProbe is when a write is tried again that a full socket did not take: a
 // program that shuts its receiving side over unread bytes makes no event.
@@ -56,6 +57,13 @@ func (m *Muxer) awaitRoom(c *conn) {
 	}
 }
 
+// awaitMemory tries again, after a while, what the kernel had no memory for. Nothing
+// was written or read, and no event tells when there is some.
+func (m *Muxer) awaitMemory(c *conn) {
+	m.stats.MemoryStalls.Inc()
+	m.afterHost(c, shortageRetry)
+}
+
 // flushHost writes what waits for the host socket, now that it has room.
 func (m *Muxer) flushHost(c *conn) {
 	if !c.mayWrite() {
@@ -97,9 +105,9 @@ func (m *Muxer) writeFailed(c *conn, err error) {
 	case unix.EAGAIN:
 		m.awaitRoom(c)
 		return
-	case unix.ENOBUFS, unix.ENOMEM: // no event tells when the kernel has memory again
+	case unix.ENOBUFS, unix.ENOMEM:
 		m.awaitRoom(c)
-		m.afterHost(c, shortageRetry)
+		m.awaitMemory(c)
 		return
 	case unix.EPIPE, unix.ECONNRESET:
 		c.deaf = true

@@ -178,19 +178,26 @@ func (f *messages) receive(n, size int) error {
 		_, _, err := b.ReceiveFrom(c.fd, 0, c.m.reserved())
 		return err
 	}
-	if f.size == 0 {
+	if f.sent == 0 {
 		peekFrom(c.fd, 0)
-		f.size = size
 	}
 	if _, _, err := b.PeekFrom(c.fd, 0, c.m.reserved()); err != nil {
+		if f.sent == 0 {
+			peekFrom(c.fd, -1)
+		}
 		return err
 	}
-	if f.sent += n; f.sent < size {
+	if f.sent+n < size {
+		f.size, f.sent = size, f.sent+n
 		return nil
 	}
 	peekFrom(c.fd, -1)
+	if err := f.discard(); err != nil {
+		peekFrom(c.fd, f.sent) // this piece once more
+		return err
+	}
 	f.size, f.sent = 0, 0
-	return f.discard()
+	return nil
 }
 
 // peekFrom sets where in a message the next look at it begins; each look moves

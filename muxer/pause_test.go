@@ -216,3 +216,17 @@ func TestUnaskedClientSurvivesAReset(t *testing.T) {
 	d.Send(d.Header(52, q.SrcPort, csm.OpResponse), nil)
 	s.wantOK()
 }
+
+// A guest that is gone owes nothing: deadlines of its clock, which stands still from then
+// on, keep nothing of its connections in memory.
+func TestDetachForgetsTheGuestsDeadlines(t *testing.T) {
+	t.Parallel()
+	v := newVM(t, options{})
+	for range 10 {
+		v.client("CONNECT 52\n")
+		v.driver.Expect(csm.OpRequest)
+	}
+	v.do(func() { v.stopAll(); v.m.Detach() })
+	// Those of the host's clock come in time.
+	v.eventually("no deadline is left", func() bool { return v.stats.KillQueueDepth.Load() == 0 })
+}

@@ -290,6 +290,8 @@ func (m *Muxer) readFailed(c *conn, err error) {
 		c.readable = false
 	case unix.ECONNRESET:
 		m.schedule(c)
+	case unix.ENOBUFS, unix.ENOMEM:
+		m.awaitMemory(c)
 	case unix.EFAULT:
 		m.rxBufs.Touch(0, m.rxBufs.Len()) // the guest's memory is gone: end the session
 		fallthrough

@@ -72,12 +72,13 @@ const (
 	HandshakeSilent                       // the guest did not answer in time
 	HandshakeGone                         // the program left first
 	HandshakeNoSeqpacket                  // the guest's driver has no connections of messages
+	HandshakeShortage                     // the host is out of memory
 	handshakes
 )
 
 // Handshakes names every Handshake, in order.
 var Handshakes = [handshakes]string{
-	"ok", "bad_line", "timeout", "no_guest", "limit", "refused", "silent", "gone", "no_seqpacket",
+	"ok", "bad_line", "timeout", "no_guest", "limit", "refused", "silent", "gone", "no_seqpacket", "shortage",
 }
 
 // Drop says why a packet of the guest went nowhere.
@@ -126,6 +127,7 @@ type Stats struct {
 	RxRingStalls stats.Counter // packets began to wait for a receive buffer
 	ReplyStalls  stats.Counter // the tx ring began to wait for replies to leave
 	BufferStalls stats.Counter // the tx ring began to wait at the cap on buffered bytes
+	MemoryStalls stats.Counter // the host had no memory to write to a host socket, or to read from it
 	AcceptStalls stats.Counter // the listener began to wait for a descriptor
 
 	GuestCID        stats.Gauge   // the guest's address in packets

@@ -26,10 +26,10 @@ func (m *Muxer) becomeTail(c *conn) {
 // one that writes before it reads would else wait for ever.
 func (m *Muxer) tailEvents(c *conn, events uint32) {
 	if events&unix.EPOLLOUT != 0 {
-		switch err := m.flushTail(c); err {
-		case nil, unix.EAGAIN:
+		switch errno(m.flushTail(c)) {
+		case 0, unix.EAGAIN:
 		case unix.ENOBUFS, unix.ENOMEM:
-			m.afterHost(c, shortageRetry)
+			m.awaitMemory(c)
 		default:
 			m.closeTail(c)
 			return

@@ -60,35 +60,44 @@ func (h *host) noMoreFiles() (restore func()) {
 func TestAdversarialOutOfFiles(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
-	b := h.boot(t)
+	h.mustOutlast(h.noMoreFiles)
+	h.mustServe(t)
+}
+
+// mustOutlast wants a daemon that can neither accept nor make sockets, from begin to
+// restore, to refuse what is new and to go on with what there is.
+func (h *host) mustOutlast(begin func() (restore func())) {
+	h.t.Helper()
+	b := h.boot(h.t)
 	g, c := b.dial()
 	port := newPort()
 	l := b.guest.Listen(port)
 	served, serves := b.listen()
 	defer serves.Close()
 
-	restore := h.noMoreFiles()
-	client := h.client(t, fmt.Sprintf("CONNECT %d\n", port))
-	frontend := h.frontend(t)
+	before := h.Scrape(h.t)
+	restore := begin()
+	client := h.client(h.t, fmt.Sprintf("CONNECT %d\n", port))
+	frontend := h.frontend(h.t)
 	frontend.Write(getFeatures)
 	for _, metric := range []string{"accept_stalls_total", "frontend_accept_errors_total"} {
-		vm.Eventually(t, patience, metric+" tells", func() bool { return h.metric(metric) > 0 })
+		vm.Eventually(h.t, patience, metric+" tells", func() bool { return h.metric(metric) > int(before.Sum("vhost_user_vsock_"+metric)) })
 	}
 	if _, err := b.guest.Dial(served); !errors.Is(err, muxertest.ErrReset) {
-		t.Errorf("a REQUEST ended by %v", err)
+		h.t.Errorf("a REQUEST ended by %v", err)
 	}
-	if n := h.metric("resets_total", `reason="shortage"`); n != 1 {
-		t.Errorf("%d resets for shortage", n)
+	if n := h.metric("resets_total", `reason="shortage"`) - int(before.Sum("vhost_user_vsock_resets_total", `reason="shortage"`)); n != 1 {
+		h.t.Errorf("%d resets for shortage", n)
 	}
 	h.mustIdle()
-	mustWrite(t, g, []byte("all the same"))
-	mustReadJust(t, c, []byte("all the same"))
+	mustWrite(h.t, g, []byte("all the same"))
+	mustReadJust(h.t, c, []byte("all the same"))
 	restore()
 
 	line := make([]byte, len("OK "))
-	mustAccept(t, l)
+	mustAccept(h.t, l)
 	if _, err := client.Read(line); err != nil || string(line) != "OK " {
-		t.Errorf("the program that had to wait reads %q, %v", line, err)
+		h.t.Errorf("the program that had to wait reads %q, %v", line, err)
 	}
 	h.await(1, "frontend_candidates")
 	b.mustWork(64 * kib)
@@ -96,7 +105,6 @@ func TestAdversarialOutOfFiles(t *testing.T) {
 	frontend.Close()
 	b.powerOff()
 	b.frontend.Close()
-	h.mustServe(t)
 }
 
 // At the limit, recvmsg loses descriptors and says so: the session cannot go on,
@@ -176,18 +184,27 @@ func TestAdversarialOutOfMemory(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	h.mustServe(t)
-	b := h.plug(t, vhostusertest.QEMU72, vhostusertest.GuestOptions{})
-	h.metric("connections")
-	restore := h.limit(unix.RLIMIT_AS, uint64(h.status("VmSize")+8*mib))
-	m := message{request: vhostuser.MsgSetMemTable, payload: table(b.memory.Regions()...)}
+	h.mustRefuseMemory(func() (restore func()) {
+		return h.limit(unix.RLIMIT_AS, uint64(h.status("VmSize")+8*mib))
+	})
+	h.mustServe(t)
+}
+
+// mustRefuseMemory wants a daemon that cannot map a guest's memory, from begin to
+// restore, to say so each time, and to map it when it can.
+func (h *host) mustRefuseMemory(begin func() (restore func())) {
+	h.t.Helper()
+	b := h.plug(h.t, vhostusertest.QEMU72, vhostusertest.GuestOptions{})
 	refused := h.metric("malformed_messages_total")
+	restore := begin()
+	m := message{request: vhostuser.MsgSetMemTable, payload: table(b.memory.Regions()...)}
 	for range 10 {
 		if b.frontend.Ack(m.request, m.payload, b.memory.Fds()...) == 0 {
-			t.Fatal("64 MiB are mapped where there is room for 8")
+			h.t.Fatal("64 MiB are mapped where there is no room for them")
 		}
 	}
 	if n := h.metric("malformed_messages_total") - refused; n != 10 {
-		t.Errorf("%d refusals are counted", n)
+		h.t.Errorf("%d refusals are counted", n)
 	}
 	h.mustBeAlive()
 	h.mustIdle()
@@ -196,7 +213,6 @@ func TestAdversarialOutOfMemory(t *testing.T) {
 	b.mustWork(64 * kib)
 	b.powerOff()
 	b.frontend.Close()
-	h.mustServe(t)
 }
 
 // Nobody has to read what the daemon logs, and nothing has to take it.

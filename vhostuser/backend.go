@@ -104,6 +104,10 @@ func (b *backend) flush() {
 		case errors.Is(err, unix.EAGAIN):
 			b.poll()
 			return
+		case noMemory(err):
+			b.unpoll() // it is ready all the while
+			b.session.awaitMemory()
+			return
 		default:
 			b.failed = true
 			b.unpoll()

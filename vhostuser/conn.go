@@ -135,8 +135,10 @@ func (c *conn) reply(request Request, payload []byte) error {
 	header := Header{Request: request, Flags: FlagVersion | FlagReply, Size: uint32(len(payload))}
 	c.out = append(header.AppendTo(c.out[:0]), payload...)
 	c.unsent = c.out
-	_, err := c.flush()
-	return err
+	if _, err := c.flush(); !noMemory(err) {
+		return err
+	}
+	return nil // flush comes back to it
 }
 
 // flush sends what is left of the latest reply and reports whether all is gone.

@@ -11,6 +11,7 @@ import (
 type notifier struct {
 	fd       int      // owned, -1 if there is none
 	declined bool     // the frontend said that there is none: one side polls
+	due      bool     // the latest signal was not sent for want of memory
 	counts   [64]byte // what drain reads, here so that it is not allocated each time
 }
 
@@ -33,8 +34,10 @@ func (n *notifier) drop() {
 
 // signal writes what every kind of descriptor takes, a host-endian one of eight
 // bytes. When there is no room the other side has not yet seen the last one.
-// A descriptor whose other side is gone is dropped.
+// A descriptor whose other side is gone is dropped. One that the kernel has no
+// memory for, as a socket or a pipe may need some, leaves the signal due.
 func (n *notifier) signal() {
+	n.due = false
 	if !n.present() {
 		return
 	}
@@ -43,6 +46,8 @@ func (n *notifier) signal() {
 		case errors.Is(err, unix.EINTR):
 			continue
 		case err == nil, errors.Is(err, unix.EAGAIN):
+		case noMemory(err):
+			n.due = true
 		default:
 			n.drop()
 		}

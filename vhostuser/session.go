@@ -3,6 +3,7 @@ package vhostuser
 import (
 	"io"
 	"slices"
+	"time"
 
 	"github.com/hashicorp/go-multierror"
 	"github.com/sirupsen/logrus"
@@ -30,6 +31,10 @@ type session struct {
 	dirty      *guestmem.DirtyLog // owned, nil if nothing is to be logged
 	backend    backend
 	transfer   *transfer // the latest whose outcome was not asked for, nil if none
+
+	// retryAt is when what the kernel had no memory for is sent again, by the loop's
+	// clock; 0 if nothing waits for that.
+	retryAt time.Duration
 
 	// used says that a ring has run, or state was loaded, since the device was last
 	// reset, so that a driver may have state to lose.
@@ -70,12 +75,8 @@ func (s *session) HandleEvents(events uint32) {
 // replies is not heard until it has.
 func (s *session) serve() error {
 	for range messagesPerTurn {
-		empty, err := s.conn.flush()
-		if err != nil {
+		if sent, err := s.flush(); !sent {
 			return err
-		}
-		if !empty {
-			return s.listen(unix.EPOLLOUT)
 		}
 		whole, err := s.conn.fill()
 		if err != nil {
@@ -92,7 +93,24 @@ func (s *session) serve() error {
 			return err
 		}
 	}
+	if sent, err := s.flush(); !sent {
+		return err
+	}
 	return s.listen(unix.EPOLLIN)
+}
+
+// flush sends what is left of the latest reply, and reports whether all of it has
+// gone; else serve is called again when more can go.
+func (s *session) flush() (sent bool, err error) {
+	sent, err = s.conn.flush()
+	switch {
+	case noMemory(err):
+		s.awaitMemory()
+		return false, s.listen(0)
+	case err == nil && !sent:
+		return false, s.listen(unix.EPOLLOUT)
+	}
+	return sent, err
 }
 
 // listen sets which events of the connection the session waits for.

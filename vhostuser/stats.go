@@ -29,6 +29,7 @@ type Stats struct {
 	Resets    stats.Counter // of the device, because the driver lost its state
 
 	BackendRequests stats.Counter // messages to frontends that they did not ask for
+	MemoryStalls    stats.Counter // the kernel had no memory for what a frontend was to be told
 	LogPagesLost    stats.Counter // pages written that the frontend's dirty log has no bit for
 
 	StatesSaved  stats.Counter // whole transfers of the device's state to a frontend

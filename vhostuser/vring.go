@@ -128,7 +128,7 @@ func (r *vring) broken(err error) {
 		s.backend.fault(r.index)
 		return
 	}
-	r.fault.signal()
+	r.signal(&r.fault)
 }
 
 // interrupt sends the driver a used buffer notification.
@@ -137,7 +137,23 @@ func (r *vring) interrupt() {
 		r.session.backend.call(r.index)
 		return
 	}
-	r.call.signal()
+	r.signal(&r.call)
+}
+
+// signal signals n, now or when the kernel has memory for it.
+func (r *vring) signal(n *notifier) {
+	if n.signal(); n.due {
+		r.session.awaitMemory()
+	}
+}
+
+// retry sends the signals that are due.
+func (r *vring) retry() {
+	for _, n := range [...]*notifier{&r.call, &r.fault} {
+		if n.due {
+			r.signal(n)
+		}
+	}
 }
 
 // viaMessage reports whether a message does for n: where the frontend has passed
@@ -154,6 +170,7 @@ func (r *vring) stop() {
 	r.unpoll()
 	r.session.server.device.StopQueue(r.index)
 	r.session.backend.forget(r.index)
+	r.call.due = false // as there
 	r.left = r.position()
 	r.base.stop(r.left.base)
 }

@@ -24,6 +24,9 @@ func (s *Server) Deadline() (at time.Duration, ok bool) {
 	if s.session != nil && s.session.transferring() {
 		at, ok = earlier(at, ok, s.session.transfer.deadline)
 	}
+	if s.session != nil && s.session.retryAt != 0 {
+		at, ok = earlier(at, ok, s.session.retryAt)
+	}
 	if s.listener != nil && s.listener.paused {
 		at, ok = earlier(at, ok, s.listener.resumeAt)
 	}
@@ -49,6 +52,9 @@ func (s *Server) Expire(now time.Duration) {
 	}
 	if x := s.session; x != nil && x.transferring() && x.transfer.deadline <= now {
 		s.run(x.transfer.expire)
+	}
+	if x := s.session; x != nil && x.retryAt != 0 && x.retryAt <= now {
+		s.run(x.retry)
 	}
 	if at, ok := s.device.Deadline(); ok && at <= now {
 		s.run(func() error {

@@ -31,8 +31,13 @@ const (
 	flowing   = "flowing"
 )
 
-// crashing is how many connections of each kind a host program has when it crashes.
-const crashing = 4
+const (
+	// crashing is how many connections of each kind a host program has when it crashes.
+	crashing = 8
+	// unread is how many bytes the daemon holds for it then. It keeps memory for 4 MiB
+	// for the next one, so the first guest brings it where it stays.
+	unread = 4 * mib
+)
 
 // crashPorts are the guest's that sends without end, the guest's that reads without end,
 // and the host's for bytes and for messages.
@@ -68,6 +73,9 @@ func (l lab) crashWith(p crashPorts) error {
 	if err := await(said, flowing); err != nil {
 		return err
 	}
+	if err := l.awaitUnread(); err != nil {
+		return err
+	}
 	program.Process.Kill()
 	program.Wait()
 	return errors.Join(l.mustNotice(p, bytes, messages), l.leftOver(p))
@@ -97,6 +105,20 @@ func await(said *bufio.Reader, line string) error {
 		return fmt.Errorf("the host program said %q (%w), not %q", got, err, line)
 	}
 	return nil
+}
+
+// awaitUnread waits until the daemon holds what a host program does not read.
+func (l lab) awaitUnread() error {
+	for end := deadline(); ; time.Sleep(10 * time.Millisecond) {
+		metrics, err := l.Samples()
+		held := int(metrics.Sum("vhost_user_vsock_buffered_bytes"))
+		switch {
+		case err != nil || held >= unread:
+			return err
+		case time.Now().After(end):
+			return fmt.Errorf("only %d bytes are held for the host program", held)
+		}
+	}
 }
 
 // mustNotice wants each connection to have come to an end in the guest, and those that

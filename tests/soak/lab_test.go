@@ -71,7 +71,7 @@ func (l lab) dial(seqpacket bool, port uint32) (*net.UnixConn, error) {
 	if seqpacket {
 		connect = l.DialSeqpacket
 	}
-	c, err := connect(port)
+	c, err := vm.Insist(connect, port)
 	if err == nil {
 		err = c.SetDeadline(deadline())
 	}

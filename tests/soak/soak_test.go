@@ -11,7 +11,7 @@ import (
 )
 
 var (
-	duration = flag.Duration("soak", 60*time.Second, "how long new guests come; the last one may take longer")
+	duration = flag.Duration("soak", 90*time.Second, "how long new guests come; the last one may take longer")
 	races    = flag.Bool("races", false, "run the daemon under the race detector")
 )
 
@@ -49,8 +49,8 @@ func TestSoak(t *testing.T) {
 	}
 }
 
-// thrifty has Go collect garbage early: what is left of it does not pass for growth then.
-const thrifty = `GOGC=10 exec "$@"`
+// thrifty has Go collect garbage at once: what is left of it does not pass for growth.
+const thrifty = `GOGC=1 exec "$@"`
 
 func startDaemon(t *testing.T, flags []string) *vm.Daemon {
 	t.Helper()

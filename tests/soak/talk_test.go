@@ -153,7 +153,7 @@ func agree(host []script.Report, guest []script.ConnInfo) (err error) {
 func (l lab) nobody() error {
 	const tries = 16
 	for range tries {
-		c, err := l.dial(false, newPort())
+		c, err := l.Dial(newPort())
 		if err == nil {
 			c.Close()
 		}

@@ -17,14 +17,7 @@ import (
 
 const (
 	// fewestGuests is how many it takes to tell growth from warming up.
-	fewestGuests = 6
-
-	// tolerance is how many bytes the daemon's memory may be larger at the end: Go's heap
-	// comes and goes by about one MiB.
-	tolerance = 2 << 20
-
-	// racesTolerance is that under the race detector, whose shadow of each page grows.
-	racesTolerance = 8 << 20
+	fewestGuests = 8
 
 	// gathering is how many more goroutines a scrape may see than another: they gather
 	// what it shows. One that a guest leaves behind is seen after so many guests.
@@ -34,9 +27,24 @@ const (
 	restLimit = 30 * time.Second
 )
 
+// measures are what must not grow from guest to guest.
+var measures = []struct {
+	name      string
+	of        func(reading) int
+	tolerated int // bytes
+	races     bool
+}{
+	// What lives, for there is next to no garbage.
+	{"Go's heap and stacks", func(r reading) int { return r.heap + r.stacks }, 512 << 10, true},
+	// The heap's pages come and go beside it, by about one MiB. Under the race detector
+	// the shadow of each page that was ever used does as well, and only grows.
+	{"memory", reading.memory, 2 << 20, false},
+}
+
 // watch looks at a daemon between guests.
 type watch struct {
 	daemon *vm.Daemon
+	begun  time.Time
 	before reading   // before the first guest
 	rests  []reading // after each
 }
@@ -44,9 +52,10 @@ type watch struct {
 // reading is what a daemon has at one time.
 type reading struct {
 	connections, goroutines float64
+	deadlines               float64        // what has one is not forgotten yet
 	holds                   map[string]int // descriptors and shared mappings, by what they are
 	anon, file              int            // bytes of memory: RssAnon, RssFile
-	heap                    int            // of these in use by Go's heap
+	heap, stacks            int            // bytes of objects on Go's heap, of its stacks
 }
 
 // memory leaves out RssShmem: it is guest memory, or it is in holds.
@@ -54,8 +63,8 @@ func (r reading) memory() int { return r.anon + r.file }
 
 func (r reading) String() string {
 	const mib = 1 << 20
-	return fmt.Sprintf("%.1f MiB (RssAnon %.1f, RssFile %.1f; Go's heap in use %.1f), %d descriptors and shared mappings, %v goroutines",
-		float64(r.memory())/mib, float64(r.anon)/mib, float64(r.file)/mib, float64(r.heap)/mib, r.held(), r.goroutines)
+	return fmt.Sprintf("%.1f MiB (RssAnon %.1f, RssFile %.1f; Go's heap %.2f, stacks %.2f), %d descriptors and shared mappings, %v goroutines",
+		float64(r.memory())/mib, float64(r.anon)/mib, float64(r.file)/mib, float64(r.heap)/mib, float64(r.stacks)/mib, r.held(), r.goroutines)
 }
 
 func (r reading) held() int {
@@ -68,7 +77,7 @@ func (r reading) held() int {
 
 func newWatch(t *testing.T, d *vm.Daemon) *watch {
 	t.Helper()
-	w := &watch{daemon: d}
+	w := &watch{daemon: d, begun: time.Now()}
 	w.before = w.read(t)
 	t.Logf("before the first guest: %v", w.before)
 	return w
@@ -83,7 +92,7 @@ func (w *watch) rest(t *testing.T) {
 		r := w.read(t)
 		kept := w.kept(r)
 		if len(kept) == 0 {
-			t.Logf("at rest: %v", r)
+			t.Logf("at rest after %v: %v", time.Since(w.begun).Round(time.Second), r)
 			w.rests = append(w.rests, r)
 			return
 		}
@@ -104,6 +113,9 @@ func (w *watch) kept(r reading) (list []string) {
 	if r.goroutines > w.before.goroutines+gathering {
 		list = append(list, fmt.Sprintf("%v goroutines, of %v before", r.goroutines, w.before.goroutines))
 	}
+	if r.deadlines > w.before.deadlines {
+		list = append(list, fmt.Sprintf("%v deadlines, of %v before", r.deadlines, w.before.deadlines))
+	}
 	for _, what := range slices.Sorted(maps.Keys(r.holds)) {
 		if n, before := r.holds[what], w.before.holds[what]; n > before {
 			list = append(list, fmt.Sprintf("%d %s, of %d before", n, what, before))
@@ -112,33 +124,32 @@ func (w *watch) kept(r reading) (list []string) {
 	return list
 }
 
-// mustBeFlat compares the memory after the first guests with that after the last ones.
-// The very first warm the daemon up; medians pass over what happens once.
+// mustBeFlat compares what there is after the first guests with what is after the last
+// ones. The very first warm the daemon up; medians pass over what happens once.
 func (w *watch) mustBeFlat(t *testing.T) {
 	t.Helper()
 	n := len(w.rests)
 	part := n / 4
-	early, late := median(w.rests[part:2*part]), median(w.rests[n-part:])
-	t.Logf("%d guests\nearly: %v\nlate: %v", n, early, late)
-	tolerated := tolerance
-	if *races {
-		tolerated = racesTolerance
+	t.Logf("%d guests\n%v", n, w.daemon.Scrape(t))
+	for _, m := range measures {
+		if *races && !m.races {
+			continue
+		}
+		early, late := median(w.rests[part:2*part], m.of), median(w.rests[n-part:], m.of)
+		t.Logf("%s: %d KiB after guests %d..%d, %d after the last %d of %d", m.name, early>>10, part, 2*part-1, late>>10, part, n)
+		if late-early > m.tolerated {
+			t.Errorf("%s grew by %d KiB; %d are tolerated", m.name, (late-early)>>10, m.tolerated>>10)
+		}
 	}
-	if late.memory()-early.memory() <= tolerated {
-		return
-	}
-	for i, r := range w.rests {
-		t.Logf("after guest %d: %v", i, r)
-	}
-	t.Errorf("memory grew by %d KiB (RssAnon by %d, RssFile by %d, Go's heap in use by %d) from guests %d..%d to the last %d of %d; %d KiB are tolerated",
-		(late.memory()-early.memory())>>10, (late.anon-early.anon)>>10, (late.file-early.file)>>10, (late.heap-early.heap)>>10,
-		part, 2*part-1, part, n, tolerated>>10)
 }
 
-// median returns the reading with the median of the memory.
-func median(readings []reading) reading {
-	sorted := slices.SortedFunc(slices.Values(readings), func(a, b reading) int { return a.memory() - b.memory() })
-	return sorted[len(sorted)/2]
+func median(readings []reading, of func(reading) int) int {
+	var values []int
+	for _, r := range readings {
+		values = append(values, of(r))
+	}
+	slices.Sort(values)
+	return values[len(values)/2]
 }
 
 // read scrapes first: the connection for it is then there in every reading.
@@ -148,7 +159,9 @@ func (w *watch) read(t *testing.T) reading {
 	r := reading{
 		connections: metrics.Sum("vhost_user_vsock_connections"),
 		goroutines:  metrics["go_goroutines"],
-		heap:        int(metrics["go_memstats_heap_inuse_bytes"]),
+		deadlines:   metrics.Sum("vhost_user_vsock_killq_depth"),
+		heap:        int(metrics["go_memstats_heap_alloc_bytes"]),
+		stacks:      int(metrics["go_memstats_stack_inuse_bytes"]),
 		holds:       map[string]int{},
 	}
 	dir := fmt.Sprintf("/proc/%d", w.daemon.PID())

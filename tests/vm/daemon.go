@@ -130,7 +130,7 @@ func (d *Daemon) Reload() { d.process.cmd.Process.Signal(syscall.SIGHUP) }
 func (d *Daemon) stop(t TB) {
 	t.Helper()
 	if t.Failed() {
-		samples, err := d.scrape()
+		samples, err := d.Samples()
 		t.Logf("metrics (error %v):\n%v", err, samples)
 	}
 	d.process.cmd.Process.Signal(syscall.SIGTERM)

@@ -74,10 +74,16 @@ func (g *Guest) AwaitEnd(t TB) {
 	}
 }
 
+// AwaitExit waits until the machine's process has ended by itself, well or badly.
+func (g *Guest) AwaitExit(t TB) {
+	t.Helper()
+	g.process.wait(t, bootLimit)
+}
+
 // Call has the guest carry out a request and returns its answer. limit is for all of it.
 func (g *Guest) Call(req script.Request, limit time.Duration) (script.Response, error) {
 	var resp script.Response
-	conn, err := g.daemon.Dial(script.ControlPort)
+	conn, err := Insist(g.daemon.Dial, script.ControlPort)
 	if err != nil {
 		return resp, err
 	}

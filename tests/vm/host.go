@@ -94,6 +94,18 @@ func (d *Daemon) DialSeqpacket(port uint32) (*net.UnixConn, error) {
 	return dial(seqpacket, d.UDS+seqpacketSuffix, port)
 }
 
+// Insist dials, and some times more at end of file, as programs do: a guest on a busy
+// machine may not answer within 2 s.
+func Insist(dial func(port uint32) (*net.UnixConn, error), port uint32) (c *net.UnixConn, err error) {
+	const times = 5
+	for range times {
+		if c, err = dial(port); !errors.Is(err, io.EOF) {
+			break
+		}
+	}
+	return c, err
+}
+
 func dial(network, path string, port uint32) (*net.UnixConn, error) {
 	dialer := net.Dialer{Control: control(network)}
 	c, err := dialer.Dial(network, path)

@@ -18,16 +18,19 @@ type Samples map[string]float64
 // Scrape reads the daemon's metrics.
 func (d *Daemon) Scrape(t TB) Samples {
 	t.Helper()
-	samples, err := d.scrape()
+	samples, err := d.Samples()
 	if err != nil {
 		t.Fatalf("metrics: %v", err)
 	}
 	return samples
 }
 
-func (d *Daemon) scrape() (Samples, error) {
-	client := http.Client{Timeout: 5 * time.Second}
-	resp, err := client.Get(d.Metrics)
+// scrapes asks for text: to compress it takes the daemon most of a MiB now and then.
+var scrapes = http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableCompression: true}}
+
+// Samples is Scrape off the test's goroutine.
+func (d *Daemon) Samples() (Samples, error) {
+	resp, err := scrapes.Get(d.Metrics)
 	if err != nil {
 		return nil, err
 	}
