@@ -477,9 +477,11 @@ func guestWrites(t testing.TB, c *muxertest.Conn, p []byte) {
 // them.
 func (v *vm) guestFills(c *muxertest.Conn) (data []byte) {
 	v.t.Helper()
-	for v.stats.Buffered.Load() == 0 {
+	for taken := v.stats.TxBytes.Load(); v.stats.Buffered.Load() == 0; {
 		data = pattern(len(data) + csm.MaxPayload)
 		guestWrites(v.t, c, data[len(data)-csm.MaxPayload:])
+		// Else the guest runs ahead, until it waits for credit.
+		v.count("bytes taken", &v.stats.TxBytes, taken+uint64(len(data)))
 	}
 	return data
 }
