@@ -41,7 +41,7 @@ arm64: ## Vet and build for linux/arm64.
 	GOARCH=arm64 $(GO) build -o /dev/null $(PACKAGE)
 
 guest: ## Drive the real daemon as a process, and boot real guests on it.
-	$(GO) test -count 1 -timeout 25m $(GUESTS)
+	$(GO) test -count 1 -timeout 25m -bench . -benchtime 500x $(GUESTS)
 
 test-ch: ## Test under cloud-hypervisor too: CLOUD_HYPERVISOR=/path/to/it, and KVM.
 	@test -x "$(CLOUD_HYPERVISOR)" || { echo "CLOUD_HYPERVISOR must name the cloud-hypervisor to test with"; exit 1; }
@@ -68,8 +68,8 @@ soak: deps ## The same for T, and under the race detector for T more.
 	$(GO) test -count 1 -timeout 0 -v ./tests/soak -soak $(T)
 	$(GO) test -count 1 -timeout 0 -v ./tests/soak -soak $(T) -races
 
-benchmarks: ## Run the packages' Go benchmarks COUNT times, for benchstat.
-	$(GO) test -run '^$$' -bench . -benchmem -count $(COUNT) $(UNITS)
+benchmarks: deps ## Run the Go benchmarks COUNT times, for benchstat; those of a real guest, too.
+	$(GO) test -run '^$$' -bench . -benchmem -count $(COUNT) $(UNITS) ./tests
 
 bench: ## Measure the daemon beside a bare socket and PEER='command with {sock} and {uds}'; BENCH has flags.
 	@mkdir -p build

@@ -56,7 +56,7 @@ func (m machine) less(n int) int {
 }
 
 // daemon starts what the machine runs on.
-func (m machine) daemon(t *testing.T) *vm.Daemon {
+func (m machine) daemon(t testing.TB) *vm.Daemon {
 	t.Helper()
 	return vm.StartDaemon(t, m.flags...)
 }
@@ -69,13 +69,13 @@ type lab struct {
 	seqpacket bool // the kind of sockets that the methods make
 }
 
-func newLab(t *testing.T, m machine) lab {
+func newLab(t testing.TB, m machine) lab {
 	t.Helper()
 	return m.on(t, m.daemon(t))
 }
 
 // on boots the machine on a daemon of its kind.
-func (m machine) on(t *testing.T, d *vm.Daemon) lab {
+func (m machine) on(t testing.TB, d *vm.Daemon) lab {
 	t.Helper()
 	return lab{Daemon: d, Guest: m.boot(t, d), machine: m}
 }
@@ -103,7 +103,7 @@ var lastPort atomic.Uint32
 func newPort() uint32 { return 1000 + lastPort.Add(1) }
 
 // call has the guest do something; it must succeed.
-func (l lab) call(t *testing.T, req script.Request) script.Response {
+func (l lab) call(t testing.TB, req script.Request) script.Response {
 	t.Helper()
 	resp, err := l.Call(req, limit)
 	if err != nil {
@@ -113,7 +113,7 @@ func (l lab) call(t *testing.T, req script.Request) script.Response {
 }
 
 // serve has the guest run steps on what comes to a new port.
-func (l lab) serve(t *testing.T, steps ...script.Step) (port uint32) {
+func (l lab) serve(t testing.TB, steps ...script.Step) (port uint32) {
 	t.Helper()
 	port = newPort()
 	l.call(t, script.Request{Op: script.Listen, Seqpacket: l.seqpacket, Port: port, Steps: steps})
@@ -139,7 +139,7 @@ func (l lab) connect(port uint32) (*net.UnixConn, error) {
 }
 
 // dial connects to a guest's port, which must accept.
-func (l lab) dial(t *testing.T, port uint32) *net.UnixConn {
+func (l lab) dial(t testing.TB, port uint32) *net.UnixConn {
 	t.Helper()
 	c, err := l.connect(port)
 	if err != nil {
