@@ -23,6 +23,7 @@ type testGuest struct {
 	cid      uint64
 	port     uint32                           // of the host
 	buffers  map[uint16]virtqueuetest.Segment // receive buffers by head
+	taken    uint32                           // fwd_cnt of the latest packet
 }
 
 // startGuest boots a guest on a frontend's connection. It will talk to port of
@@ -62,17 +63,44 @@ func (g *testGuest) send(op csm.Op, payload []byte) {
 func (g *testGuest) expect(t *testing.T, op csm.Op) {
 	t.Helper()
 	waitFor(t, func() bool {
-		used, ok := g.Rx().Used()
+		h, ok := g.receive()
 		if !ok {
 			return false
 		}
-		var h csm.Header
-		h.Decode((*[csm.HeaderSize]byte)(g.Memory.Bytes(g.buffers[uint16(used.ID)].Addr, csm.HeaderSize)))
 		if h.Op != op && h.Op != csm.OpCreditUpdate {
 			t.Fatalf("packet %v, want %v", h.Op, op)
 		}
 		return h.Op == op
 	})
+}
+
+// receive returns the next packet, if there is one.
+func (g *testGuest) receive() (h csm.Header, ok bool) {
+	used, ok := g.Rx().Used()
+	if !ok {
+		return h, false
+	}
+	h.Decode((*[csm.HeaderSize]byte)(g.Memory.Bytes(g.buffers[uint16(used.ID)].Addr, csm.HeaderSize)))
+	g.taken = h.FwdCnt
+	return h, true
+}
+
+// flood sends bytes, on a connection that the program has just accepted and does not
+// read, until some have to wait for it. It returns them.
+func (g *testGuest) flood(t *testing.T) (sent []byte) {
+	t.Helper()
+	returned := func() bool { _, ok := g.Tx().Used(); return ok }
+	waitFor(t, returned) // REQUEST
+	for i := byte(0); uint32(len(sent))-g.taken < 192<<10; i++ {
+		payload := bytes.Repeat([]byte{i}, 64<<10)
+		g.send(csm.OpRW, payload)
+		sent = append(sent, payload...)
+		waitFor(t, returned)
+		for ok := true; ok; {
+			_, ok = g.receive()
+		}
+	}
+	return sent
 }
 
 // startFlood starts the program with a guest whose host program has more bytes
@@ -95,16 +123,7 @@ func startFlood(t *testing.T, start func() (*process, *vhostusertest.Frontend)) 
 	}
 	t.Cleanup(func() { program.Close() })
 	program.SetDeadline(time.Now().Add(testLimit))
-	for i := range 4 { // 256 KiB, all that the guest may send
-		payload := bytes.Repeat([]byte{byte(i)}, 64<<10)
-		g.send(csm.OpRW, payload)
-		sent = append(sent, payload...)
-	}
-	for taken := 0; taken < 5; {
-		waitFor(t, func() bool { _, ok := g.Tx().Used(); return ok })
-		taken++
-	}
-	return p, g, program, sent
+	return p, g, program, g.flood(t)
 }
 
 func onSocketFile(t *testing.T) func() (*process, *vhostusertest.Frontend) {

@@ -428,16 +428,7 @@ func startFloodOfB(t *testing.T) (p *filed, program net.Conn, sent []byte) {
 	p = startFiled(t, "vms:\n"+vmA+vmB)
 	b := startGuestOf(t, "b", 4, 9)
 	c := b.connect(t, listenAt(t, "ub_9"))
-	for i := range 4 { // 256 KiB, all that the guest may send
-		payload := make([]byte, 64<<10)
-		payload[0] = byte(i)
-		b.send(csm.OpRW, payload)
-		sent = append(sent, payload...)
-	}
-	for taken := 0; taken < 5; taken++ {
-		waitFor(t, func() bool { _, ok := b.Tx().Used(); return ok })
-	}
-	return p, c, sent
+	return p, c, b.flood(t)
 }
 
 func TestReloadWritesWhatARemovedVMLeft(t *testing.T) {
