@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -22,24 +23,30 @@ const guestCID = 3
 // backend is a program that is measured.
 type backend struct {
 	name    string
-	command string // a shell's, with {sock} and {uds}
+	program string // a shell's command with flags
+	one     string // what follows if it is to serve one VM, with {sock} and {uds}
+	each    string // what follows for each VM of several, with {name} too; empty: it serves one
 	ours    bool   // it is a daemon of this tree, of whatever build
 }
 
 // daemon is a build of ours; path may have flags behind it.
 func daemon(name, path string) backend {
-	return backend{name: name, ours: true, command: path + " --log-level warn --guest-cid 3 --socket {sock} --uds-path {uds}"}
+	return backend{
+		name: name, ours: true, program: path + " --log-level warn",
+		one:  " --guest-cid 3 --socket {sock} --uds-path {uds}",
+		each: " --vm name={name},guest-cid=3,socket={sock},uds-path={uds}",
+	}
 }
 
 // with returns the backend with further flags, if it is ours.
 func (b backend) with(flags string) backend {
 	if b.ours {
-		b.command += " " + flags
+		b.program += " " + flags
 	}
 	return b
 }
 
-// process is a running backend with sockets of its own.
+// process is a running backend, as one VM sees it.
 type process struct {
 	pid       int
 	sock, uds string
@@ -47,16 +54,24 @@ type process struct {
 
 const startLimit = 10 * time.Second
 
-// start runs the backend until the end of tb and waits for its sockets.
-func (b backend) start(tb testing.TB) *process {
+// start runs the backend for n VMs until the end of tb and waits for their sockets.
+func (b backend) start(tb testing.TB, n int) (vms []*process) {
 	tb.Helper()
 	dir, err := os.MkdirTemp("", "bench")
 	if err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { os.RemoveAll(dir) })
-	p := &process{sock: filepath.Join(dir, "vhost.sock"), uds: filepath.Join(dir, "vm.vsock")}
-	command := strings.NewReplacer("{sock}", p.sock, "{uds}", p.uds).Replace(b.command)
+	command, each := b.program, b.one
+	if n > 1 {
+		each = b.each
+	}
+	for i := range n {
+		name := fmt.Sprintf("vm%d", i)
+		p := &process{sock: filepath.Join(dir, name+".sock"), uds: filepath.Join(dir, name+".vsock")}
+		command += strings.NewReplacer("{name}", name, "{sock}", p.sock, "{uds}", p.uds).Replace(each)
+		vms = append(vms, p)
+	}
 	cmd := exec.Command("sh", "-c", "exec "+command)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	var out bytes.Buffer
@@ -64,14 +79,14 @@ func (b backend) start(tb testing.TB) *process {
 	if err := cmd.Start(); err != nil {
 		tb.Fatal(err)
 	}
-	p.pid = cmd.Process.Pid
+	pid := cmd.Process.Pid
 	ended := make(chan struct{})
 	go func() {
 		cmd.Wait() //nolint:errcheck // it is killed
 		close(ended)
 	}()
 	tb.Cleanup(func() {
-		syscall.Kill(-p.pid, syscall.SIGKILL)
+		syscall.Kill(-pid, syscall.SIGKILL)
 		<-ended
 		if tb.Failed() && out.Len() > 0 {
 			tb.Logf("output of %s:\n%s", b.name, out.String())
@@ -83,9 +98,12 @@ func (b backend) start(tb testing.TB) *process {
 			tb.Fatalf("%s ended at once: %s", b.name, out.String())
 		default:
 		}
-		return exists(p.sock) && exists(p.uds)
+		return !slices.ContainsFunc(vms, func(p *process) bool { return !exists(p.sock) || !exists(p.uds) })
 	})
-	return p
+	for _, p := range vms {
+		p.pid = pid
+	}
+	return vms
 }
 
 // connect returns a connection of a frontend. The socket's file is there before it

@@ -132,7 +132,7 @@ func TestBackendThatFails(t *testing.T) {
 func TestBackendThatEnds(t *testing.T) {
 	var out bytes.Buffer
 	s := vm.Stage{Out: &out}
-	s.Act(func() { backend{name: "no", command: "sh -c 'echo why; exit 3'"}.start(&s) })
+	s.Act(func() { backend{name: "no", program: "sh -c 'echo why; exit 3'"}.start(&s, 1) })
 	s.Clear()
 	if !s.Failed() || !strings.Contains(s.Err.Error(), "why") {
 		t.Errorf("error %v", s.Err)

@@ -33,7 +33,26 @@ func (b backend) machine(tb testing.TB, ringSize int) *machine {
 
 func (b backend) machineWith(tb testing.TB, o vhostusertest.GuestOptions) *machine {
 	tb.Helper()
-	p := b.start(tb)
+	return b.machineOn(tb, b.start(tb, 1)[0], o)
+}
+
+// machines returns n machines of one host, on one process if that can serve them.
+func (b backend) machines(tb testing.TB, n int) (all []*machine) {
+	tb.Helper()
+	if b.each == "" {
+		for range n {
+			all = append(all, b.machine(tb, ringSize))
+		}
+		return all
+	}
+	for _, p := range b.start(tb, n) {
+		all = append(all, b.machineOn(tb, p, vhostusertest.GuestOptions{RingSize: ringSize}))
+	}
+	return all
+}
+
+func (b backend) machineOn(tb testing.TB, p *process, o vhostusertest.GuestOptions) *machine {
+	tb.Helper()
 	f := vhostusertest.New(tb, p.connect(tb))
 	o.Extents = []virtqueuetest.Extent{{GuestAddr: 1 << 20, Size: 64 << 20}}
 	g := vhostusertest.NewGuest(tb, o)

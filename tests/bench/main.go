@@ -70,7 +70,7 @@ func run() error {
 		backends = append(backends, daemon(baseName, *base))
 	}
 	if *peer != "" {
-		backends = append(backends, backend{name: peerName, command: *peer})
+		backends = append(backends, backend{name: peerName, one: *peer})
 	}
 	if all = chosen(all, *only); len(all) == 0 {
 		return fmt.Errorf("-only %q: no figure has that name; -list tells them", *only)

@@ -14,16 +14,6 @@ const (
 	fairness  metric = "least_over_most"
 )
 
-// machines returns n machines of one host. Each has a process of its own so far.
-func (b backend) machines(tb testing.TB, n int) []*machine {
-	tb.Helper()
-	var all []*machine
-	for range n {
-		all = append(all, b.machine(tb, ringSize))
-	}
-	return all
-}
-
 // neighbours is the figure of a quiet VM beside one that does all it can.
 func neighbours() figure {
 	return figure{
