@@ -159,6 +159,10 @@ func TestProcessOutlivesAnInheritedSession(t *testing.T) {
 // There are more loops than processors, and Go leaves it to the kernel which of
 // them runs.
 func TestProcessRunsAllLoopsAtOnce(t *testing.T) {
+	if procs, set := os.LookupEnv("GOMAXPROCS"); set { // it would stay so
+		os.Unsetenv("GOMAXPROCS")
+		defer os.Setenv("GOMAXPROCS", procs)
+	}
 	const vms = 9
 	var text strings.Builder
 	text.WriteString("vms:\n" + vmA)
