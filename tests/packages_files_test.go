@@ -66,6 +66,23 @@ func (in installation) mustHaveUnit() {
 	}
 }
 
+// needrestart reads its configuration as Perl does.
+func TestNeedrestartLeavesInstances(t *testing.T) {
+	if _, err := exec.LookPath("perl"); err != nil {
+		t.Skip("perl is not here")
+	}
+	const look = `use strict;
+our %nrconf = (override_rc => {});
+eval do { local(@ARGV, $/) = "packaging/needrestart.conf"; <> };
+die $@ if $@;
+while (my ($re, $restart) = each %{$nrconf{override_rc}}) {
+	print "$restart\n" if "vhost-user-vsock\@main.service" =~ /$re/;
+}`
+	if out := runIn(t, "..", "perl", "-e", look); out != "0\n" {
+		t.Errorf("%q", out)
+	}
+}
+
 func TestDebianVersions(t *testing.T) {
 	// From the oldest to the newest.
 	versions := []struct{ described, want string }{

@@ -169,8 +169,13 @@ func (in installation) files() (names []string) {
 	return names
 }
 
+// needrestart has the upgrades of a machine leave instances alone. dpkg keeps it, as
+// all that is below /etc, until a purge.
+const needrestart = "/etc/needrestart/conf.d/vhost-user-vsock.conf"
+
 // packaged are the files of the package.
 var packaged = []string{
+	needrestart,
 	"/usr/bin/vhost-user-vsock",
 	"/usr/lib/systemd/system/vhost-user-vsock@.service",
 	"/usr/share/bash-completion/completions/vhost-user-vsock",
@@ -213,9 +218,17 @@ func TestPackageAndRunningInstance(t *testing.T) {
 	h.mustBeReplaced(program)
 	b.mustWorkAsBefore(g, c)
 
+	const own = "/etc/vhost-user-vsock/main.yaml" // the administrator's
+	if err := os.WriteFile(in.path(own), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
 	in.dpkg("--remove", "vhost-user-vsock")
-	if left := in.files(); len(left) > 0 {
+	if left := in.files(); !slices.Equal(left, []string{needrestart, own}) {
 		t.Errorf("left: %q", left)
+	}
+	in.dpkg("--purge", "vhost-user-vsock")
+	if left := in.files(); !slices.Equal(left, []string{own}) {
+		t.Errorf("left after the purge: %q", left)
 	}
 	h.mustBeReplaced(program)
 	b.mustWorkAsBefore(g, c)
