@@ -55,6 +55,16 @@ func TestEveryFlagIsThere(t *testing.T) {
 	}
 }
 
+// Of what a reader copies, a plain dash would be a hyphen.
+func TestManualHasNoHyphens(t *testing.T) {
+	_, files := written(t)
+	for line := range strings.Lines(files["8"]) {
+		if strings.Count(line, "-") != strings.Count(line, `\-`) {
+			t.Errorf("a plain dash: %s", line)
+		}
+	}
+}
+
 // man formats the page, with the warnings of its macros.
 func TestManualHasNoWarnings(t *testing.T) {
 	if _, err := exec.LookPath("man"); err != nil {
