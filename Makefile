@@ -1,10 +1,14 @@
 GO       ?= go
 PACKAGE  := ./cmd/vhost-user-vsock
-VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null)
+PROGRAM  ?= build/vhost-user-vsock
+# Of a length that does not depend on how many commits this clone has.
+VERSION  := $(shell git describe --tags --always --dirty --abbrev=12 2>/dev/null)
 LDFLAGS  := -s -w $(if $(VERSION),-X main.version=$(VERSION))
 FUZZTIME ?= 10s
 COUNT    ?= 1
 T        ?= 20m
+# When the commit was made: the date of all that a package contains.
+SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),0)
 
 # Everything but the tests that start the daemon and boot guests.
 UNITS = $(shell $(GO) list ./... | grep -v /tests; $(GO) list ./tests/device)
@@ -12,9 +16,10 @@ UNITS = $(shell $(GO) list ./... | grep -v /tests; $(GO) list ./tests/device)
 GUESTS = $(shell $(GO) list ./tests/... | grep -v -e /soak -e /tests/device)
 
 export CGO_ENABLED = 0
+export VERSION SOURCE_DATE_EPOCH
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build test unit race single arm64 guest test-ch lint fuzz soak-2m soak benchmarks bench bench-plot demo clean
+.PHONY: help deps build test unit race single arm64 guest test-ch lint fuzz soak-2m soak benchmarks bench bench-plot demo deb release clean
 
 help: ## Say what each target does.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,7 +28,7 @@ deps: ## Install and unpack what the tests need beyond Go (Debian 12).
 	tests/deps
 
 build: ## Build the static daemon, build/vhost-user-vsock.
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o build/vhost-user-vsock $(PACKAGE)
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(PROGRAM) $(PACKAGE)
 
 test: deps lint unit race single arm64 guest soak-2m ## Run every check there is; what CI runs.
 
@@ -82,6 +87,12 @@ bench-plot: ## Draw what "make bench" measured last, for the README.
 demo: ## Boot a guest and talk with it, both ways, in under a minute.
 	tests/deps uml
 	$(GO) run ./tests/demo
+
+deb: ## Build the Debian package for this machine, in build/release.
+	packaging/release deb $(shell $(GO) env GOARCH)
+
+release: ## Build programs and packages for amd64 and arm64, byte for byte the same from one commit.
+	packaging/release amd64 arm64
 
 clean: ## Remove what was built, the guests' kernels included.
 	rm -rf build

@@ -168,7 +168,7 @@ func TestExampleFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := loadFile(t, strings.NewReplacer("/run/vsock", here, "/var/lib/vsock", here).Replace(string(text)))
+	d, err := loadFile(t, strings.NewReplacer("/run/vhost-user-vsock/main", here).Replace(string(text)))
 	if err != nil || len(d.VMs) < 2 {
 		t.Errorf("%d VMs, error %v", len(d.VMs), err)
 	}

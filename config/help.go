@@ -54,39 +54,23 @@ Exit codes: 0 ended as asked, 1 failed at run time, 2 wrong command line.
 func HelpText() string {
 	var b strings.Builder
 	b.WriteString(helpIntro)
-	for _, g := range groups {
-		fmt.Fprintf(&b, "\n%s:\n", g.title)
-		for _, o := range g.options {
-			b.WriteString(o.usage())
+	for _, g := range FlagGroups() {
+		fmt.Fprintf(&b, "\n%s:\n", g.Title)
+		for _, f := range g.Flags {
+			b.WriteString(f.usage())
 		}
-	}
-	b.WriteString("\nSeveral VMs:\n")
-	for _, s := range several {
-		fmt.Fprintf(&b, "  --%s %s\n%s", s.name, s.arg, wrap(s.help, 6))
-	}
-	b.WriteString("\nOther:\n")
-	for _, s := range switches {
-		fmt.Fprintf(&b, "  --%s\n%s", s.name, wrap(s.help, 6))
 	}
 	b.WriteString(helpExamples)
 	return b.String()
 }
 
-// usage is the option's part of the help text.
-func (o *option) usage() string {
-	text := o.help
-	if o.def != "" {
-		text += " Default: " + o.def + "."
+// usage is the flag's part of the help text.
+func (f *Flag) usage() string {
+	text := f.Help
+	if f.Default != "" {
+		text += " Default: " + f.Default + "."
 	}
-	arg := ""
-	if o.arg != "" {
-		arg = " " + o.arg
-	}
-	names := "--" + o.name + arg
-	if o.alias != "" {
-		names += ", --" + o.alias + arg
-	}
-	return "  " + names + "\n" + wrap(text, 6)
+	return "  " + strings.Join(f.Spellings(), ", ") + "\n" + wrap(text, 6)
 }
 
 // wrap breaks text into lines of helpWidth columns that begin with indent

@@ -33,6 +33,7 @@ var imports = map[string][]string{
 	"daemon":    {"config", "eventloop", "hostsock", "muxer", "sandbox", "stats", "vhostuser"},
 
 	"cmd/vhost-user-vsock": {"config", "daemon"},
+	"packaging/manual":     {"config"},
 }
 
 // TestImportsGoDown holds the packages to the table.

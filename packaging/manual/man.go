@@ -1,0 +1,131 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/vhost-user-vsock/vhost-user-vsock/config"
+)
+
+const manBeginning = `.TH VHOST\-USER\-VSOCK 8 "" "vhost\-user\-vsock %s"
+.SH NAME
+vhost\-user\-vsock \- virtio\-vsock device for virtual machines
+.SH SYNOPSIS
+.nf
+\fBvhost\-user\-vsock\fR \fB\-\-socket\fR \fIPATH\fR \fB\-\-uds\-path\fR \fIPATH\fR [\fIoptions\fR]
+\fBvhost\-user\-vsock\fR \fB\-\-fd\fR \fIN\fR \fB\-\-uds\-path\fR \fIPATH\fR [\fIoptions\fR]
+\fBvhost\-user\-vsock\fR \fB\-\-vm\fR \fBsocket=\fIPATH\fB,uds\-path=\fIPATH\fR[,...] \fB\-\-vm\fR ... [\fIoptions\fR]
+\fBvhost\-user\-vsock\fR \fB\-\-config\fR \fIFILE\fR [\fIoptions\fR]
+.fi
+.SH DESCRIPTION
+.B vhost\-user\-vsock
+gives a virtual machine a virtio\-vsock device over the vhost\-user protocol and
+joins the guest's connections to AF_UNIX sockets of the host.
+A host program reaches a port of the guest by a line
+.RI \(dq CONNECT " port" \(dq
+at the
+.B \-\-uds\-path
+socket; the guest reaches the program that listens at that path with an underscore
+and the port behind it.
+.PP
+Guest memory must be shared with the daemon.
+QEMU and User\-Mode Linux never reconnect: start the daemon first and let it live as
+long as the VM.
+.SH OPTIONS
+Each is marked that may also be a key of
+.B \-\-vm
+or of the configuration file.
+`
+
+const manEnd = `.SH SIGNALS
+.TP
+.BR SIGTERM ", " SIGINT
+End within a second: guests get RST, host programs end of file.
+.TP
+.B SIGHUP
+Read the files of
+.BR \-\-config " and " \-\-guest\-cid
+again.
+.SH EXIT STATUS
+.TP
+.B 0
+It ended as asked.
+.TP
+.B 1
+It failed at run time.
+.TP
+.B 2
+The command line or the file is wrong; nothing was created.
+.SH FILES
+.TP
+.I /etc/vhost\-user\-vsock/NAME.yaml
+The configuration file of the unit
+.IR vhost\-user\-vsock@NAME.service .
+.TP
+.I /run/vhost\-user\-vsock/NAME
+The directory that the unit makes for its sockets.
+.TP
+.I /usr/share/doc/vhost\-user\-vsock/CONFIG.md
+What the configuration file may hold.
+.SH SEE ALSO
+.BR vsock (7),
+.BR unix (7),
+.BR systemd.service (5)
+`
+
+// manPage returns the page in the man macros. It has no date, so that it is the
+// same whenever it is made.
+func manPage(version string, groups []config.FlagGroup) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, manBeginning, roff(version))
+	for _, g := range groups {
+		fmt.Fprintf(&b, ".SS %s\n", roff(g.Title))
+		for _, f := range g.Flags {
+			fmt.Fprintf(&b, ".TP\n%s\n%s\n", manTag(f), roff(f.Help))
+			if f.Default != "" {
+				fmt.Fprintf(&b, "Default: %s.\n", roff(f.Default))
+			}
+			if keys := manKeys(f); keys != "" {
+				b.WriteString(keys + "\n")
+			}
+		}
+	}
+	return b.String() + manEnd
+}
+
+// manTag returns the flag with its value, by each of its names.
+func manTag(f config.Flag) string {
+	var spellings []string
+	for _, s := range f.Spellings() {
+		name, arg, hasArg := strings.Cut(s, " ")
+		tag := `\fB` + roff(name) + `\fR`
+		if hasArg {
+			tag += ` \fI` + roff(arg) + `\fR`
+		}
+		spellings = append(spellings, tag)
+	}
+	return strings.Join(spellings, ", ")
+}
+
+// manKeys says where else the option may stand.
+func manKeys(f config.Flag) string {
+	switch {
+	case f.InVM && f.InFile:
+		return `Also a key of \fB\-\-vm\fR and, for a VM, of the file.`
+	case f.InVM:
+		return `Also a key of \fB\-\-vm\fR.`
+	case f.InFile:
+		return `Also a key of the file.`
+	}
+	return ""
+}
+
+// roff escapes text: a plain dash would be a hyphen, a backslash an escape, and a
+// line that begins with a dot or a quote a request.
+func roff(text string) string {
+	text = strings.NewReplacer(`\`, `\e`, `-`, `\-`).Replace(text)
+	if strings.HasPrefix(text, ".") || strings.HasPrefix(text, "'") {
+		text = `\&` + text
+	}
+	return text
+}
