@@ -56,6 +56,8 @@ var seeds = []program{
 	join(with(everything), guestConnects(1), flood, program{opNewDriver, 1}, turns, program{opRead, 0, 7}, turns, program{opRead, 0, 7}),
 	join(with(everything), guestConnects(1), flood, program{opShut, 0, 3}, turns),
 	join(with(everything), guestConnects(2), flood, program{opShut, 0, 3}, turns),
+	join(with(everything), guestConnects(1), program{opShut, 0, 0}, toHost, toGuest),
+	join(with(everything), guestConnects(2), program{opShut, 0, 0}, toHost, toGuest),
 	join(with(0), buffers, program{opListen, 1, 0, opRequest, 0, 1, 1}, turns, turns, toGuest, toGuest),
 	join(with(everything|withPacked), buffers, program{opListen, 1, 1, opRequest, 1, 1, 5}, turns, turns, toGuest, toGuest),
 	join(with(everything|withAcks|withChannel|withSlots), guestConnects(1), toHost, program{opMemory, 2}, toGuest, program{opMemory, 0}, toHost),
