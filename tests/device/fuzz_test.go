@@ -48,6 +48,7 @@ var seeds = []program{
 	join(with(withPacked), guestConnects(1), program{opChain, 1, 2, 1, 0, 1, 44, 0, 1, 3, 0, 2, 44, 0, 2, 0}, turns),
 	join(with(everything), guestConnects(1), program{opWord, 1, 1, 2, 0, 1, 9, 0, 0, 0, 0, 0, 0, 0}, turns),
 	join(with(everything), guestConnects(1), program{opMessage, 34, 0, 0}, turns, program{opMessage, 11, 0, 8, 1, 0, 0, 0, 0, 0, 0, 0}, turns),
+	join(with(0), guestConnects(1), program{opStop, 1}, turns, program{opMessage, 10, 0, 8, 1, 0, 0, 0, 0, 0, 0, 0, opMessage, 12, 0x40, 8, 1, 0, 0, 0, 0, 0, 0, 0}, turns),
 	join(with(everything), guestConnects(1), program{opShrink, 0, 0, 0}, toHost),
 	join(with(0), program{opConnect, 0, 1, 0, opClient, 0, 10}, program("CONNECT 1\n"), buffers, turns, program{opClient, 0, 3, 'a', 'b', 'c'}, turns, buffers, turns),
 	join(with(everything), guestConnects(1), flood, program{opRead, 0, 2}, turns, program{opSay, 0, 4}, turns, program{opRead, 0, 7}, turns),
