@@ -261,6 +261,10 @@ func (m *machine) passMemoryAgain(p *program) {
 
 // newDriver stops all rings and starts fresh ones.
 func (m *machine) newDriver(reset bool) {
+	if m.drivers == maxDrivers {
+		return
+	}
+	m.drivers++
 	for i := range m.rings {
 		m.tasks = append(m.tasks, func() { m.stopRing(i) })
 	}

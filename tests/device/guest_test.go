@@ -16,6 +16,8 @@ const (
 	guestCID = 3
 	rooms    = 24
 	roomSize = csm.HeaderSize + csm.MaxPayload
+	// maxDrivers bounds the descriptors of former rings, which end with the test.
+	maxDrivers = 32
 )
 
 // ring is a driver's ring with the memory of its chains.

@@ -65,6 +65,7 @@ type machine struct {
 	mem        *virtqueuetest.Memory
 	options    virtqueuetest.Options
 	rings      []*ring
+	drivers    int    // that followed the first
 	cid        uint64 // as the driver has read it
 	configured uint64
 	conns      map[address]*conn
