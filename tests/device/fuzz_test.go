@@ -10,8 +10,12 @@ func FuzzDevice(f *testing.F) {
 	}
 	h := newHosts(f)
 	openFds() // opens the runtime's own
-	f.Fuzz(func(t *testing.T, p []byte) { play(t, h, p) })
+	f.Fuzz(func(t *testing.T, p []byte) { play(t, h, p[:min(len(p), longest)]) })
 }
+
+// longest is how many bytes of a program are played. One of thousands of operations
+// may take so long on a busy machine that it counts as hung.
+const longest = 1 << 10
 
 const everything = withEventIdx | withIndirect | withSeqpacket | withEvents
 
@@ -48,6 +52,7 @@ var seeds = []program{
 	join(with(withPacked), guestConnects(1), program{opChain, 1, 2, 1, 0, 1, 44, 0, 1, 3, 0, 2, 44, 0, 2, 0}, turns),
 	join(with(everything), guestConnects(1), program{opWord, 1, 1, 2, 0, 1, 9, 0, 0, 0, 0, 0, 0, 0}, turns),
 	join(with(everything), guestConnects(1), program{opMessage, 34, 0, 0}, turns, program{opMessage, 11, 0, 8, 1, 0, 0, 0, 0, 0, 0, 0}, turns),
+	join(with(0), guestConnects(1), program{opStop, 1}, turns, program{opMessage, 10, 0, 8, 1, 0, 0, 0, 0, 0, 0, 0, opMessage, 12, 0x40, 8, 1, 0, 0, 0, 0, 0, 0, 0}, turns),
 	join(with(everything), guestConnects(1), program{opShrink, 0, 0, 0}, toHost),
 	join(with(0), program{opConnect, 0, 1, 0, opClient, 0, 10}, program("CONNECT 1\n"), buffers, turns, program{opClient, 0, 3, 'a', 'b', 'c'}, turns, buffers, turns),
 	join(with(everything), guestConnects(1), flood, program{opRead, 0, 2}, turns, program{opSay, 0, 4}, turns, program{opRead, 0, 7}, turns),
@@ -56,6 +61,8 @@ var seeds = []program{
 	join(with(everything), guestConnects(1), flood, program{opNewDriver, 1}, turns, program{opRead, 0, 7}, turns, program{opRead, 0, 7}),
 	join(with(everything), guestConnects(1), flood, program{opShut, 0, 3}, turns),
 	join(with(everything), guestConnects(2), flood, program{opShut, 0, 3}, turns),
+	join(with(everything), guestConnects(1), program{opShut, 0, 0}, toHost, toGuest),
+	join(with(everything), guestConnects(2), program{opShut, 0, 0}, toHost, toGuest),
 	join(with(0), buffers, program{opListen, 1, 0, opRequest, 0, 1, 1}, turns, turns, toGuest, toGuest),
 	join(with(everything|withPacked), buffers, program{opListen, 1, 1, opRequest, 1, 1, 5}, turns, turns, toGuest, toGuest),
 	join(with(everything|withAcks|withChannel|withSlots), guestConnects(1), toHost, program{opMemory, 2}, toGuest, program{opMemory, 0}, toHost),

@@ -25,6 +25,7 @@ type client struct {
 	line bool // "OK" is still due
 	stream
 	shut     bool
+	deaf     bool    // it shut what it reads by: it may miss bytes
 	peer     *stream // what the guest sends
 	owner    *conn   // whose that is
 	received int
@@ -248,7 +249,7 @@ func (m *machine) hostReceived(c *client, b []byte) {
 // connection, and need not know.
 func (m *machine) checkEndOfFile(h *client) {
 	c := h.owner
-	if m.wild || h.misused || c == nil || c.misused || c.expired != m.expired {
+	if m.wild || h.misused || h.deaf || c == nil || c.misused || c.expired != m.expired {
 		return
 	}
 	ended := c.shut == csm.ShutdownRcv|csm.ShutdownSend // is answered by RST
@@ -268,11 +269,8 @@ func (m *machine) shutHost(p *program) {
 		c.fd = -1
 		return
 	}
-	if how != unix.SHUT_RD {
-		c.shut = true
-	} else {
-		c.misused = true // it may miss bytes
-	}
+	c.shut = c.shut || how != unix.SHUT_RD
+	c.deaf = c.deaf || how != unix.SHUT_WR
 	unix.Shutdown(c.fd, how)
 }
 
