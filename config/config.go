@@ -41,6 +41,8 @@ type VM struct {
 	UDSAccess Access
 	OKPort    muxer.OKPort
 
+	WaitForGuest time.Duration // how long a CONNECT may wait for the guest to accept it
+
 	MaxConnections int
 	MaxBuffered    int64
 

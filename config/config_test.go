@@ -79,7 +79,7 @@ func TestConfigTakesEveryFlag(t *testing.T) {
 	inTempDir(t)
 	got := mustLoad(t, "-socket-path=s", "--name", "web", "--uds-path=u", "--guest-cid", "4294967294",
 		"--packed", "--inband-notifications=true", "--socket-mode", "660", "--socket-owner", "12:34", "--uds-mode", "0777", "--uds-owner", "56",
-		"--ok-port", "guest", "--max-connections", "7", "--max-buffered", "1GiB", "--poll-us", "50",
+		"--ok-port", "guest", "--max-connections", "7", "--max-buffered", "1GiB", "--poll-us", "50", "--wait-for-guest", "1m30s",
 		"--log-level", "debug", "--log-format", "json", "--metrics-addr", "[::1]:9101", "--sandbox", "require")
 	want := Daemon{LogLevel: logrus.DebugLevel, LogFormat: LogJSON, MetricsAddr: "[::1]:9101", Sandbox: sandbox.Require, VMs: []VM{{
 		Name:           "web",
@@ -94,6 +94,7 @@ func TestConfigTakesEveryFlag(t *testing.T) {
 		UDSPath:        "u",
 		UDSAccess:      Access{Mode: 0o777, UID: 56, GID: Unchanged},
 		OKPort:         muxer.OKGuest,
+		WaitForGuest:   90 * time.Second,
 		MaxConnections: 7,
 		MaxBuffered:    1 << 30,
 		Poll:           50 * time.Microsecond,
@@ -214,6 +215,9 @@ var usageErrors = []struct {
 	{"more than 63 bits buffered", []string{"--max-buffered", "8589934592GiB"}, "--max-buffered", "8589934592GiB"},
 	{"polls for long", []string{"--poll-us", "1001"}, "--poll-us", "1001"},
 	{"polls with a unit", []string{"--poll-us", "50us"}, "--poll-us", "50us"},
+	{"waits for no unit", []string{"--wait-for-guest", "30"}, "--wait-for-guest", "30"},
+	{"waits for less than nothing", []string{"--wait-for-guest", "-1s"}, "--wait-for-guest", "-1s"},
+	{"waits for too long", []string{"--wait-for-guest", "1h1ms"}, "--wait-for-guest", "1h1ms"},
 	{"ok-port", []string{"--ok-port", "long"}, "--ok-port", "long"},
 	{"mode decimal", []string{"--uds-mode", "0689"}, "--uds-mode", "0689"},
 	{"mode with set-user-id", []string{"--socket-mode", "4755"}, "--socket-mode", "4755"},

@@ -225,6 +225,7 @@ func TestChangesOfVMs(t *testing.T) {
 		"--ok-port host":         {Waiting: []string{"ok-port"}},
 		"--max-connections 5":    {Waiting: []string{"max-connections"}},
 		"--max-buffered 1MiB":    {Live: []string{"max-buffered"}},
+		"--wait-for-guest 30s":   {Live: []string{"wait-for-guest"}},
 		"--poll-us 5":            {Waiting: []string{"poll-us"}},
 		"--log-level debug":      {},
 	} {

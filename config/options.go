@@ -114,6 +114,12 @@ var groups = []group{
 			vm:   func(v *VM, s string) (err error) { v.OKPort, err = parseOKPort(s); return err },
 			ofVM: func(v *VM) any { return v.OKPort },
 		},
+		{
+			name: "wait-for-guest", arg: "DURATION", def: "0s", live: true,
+			help: "How long, up to 1h, a CONNECT waits for the guest to boot and to listen on the port, where it would else read end of file at once; as in 30s or 5m.",
+			vm:   func(v *VM, s string) (err error) { v.WaitForGuest, err = parseWait(s); return err },
+			ofVM: func(v *VM) any { return v.WaitForGuest },
+		},
 	}},
 	{"Limits", []option{
 		{

@@ -47,6 +47,19 @@ func parsePoll(s string) (time.Duration, error) {
 	return time.Duration(n) * time.Microsecond, nil
 }
 
+// maxWait is more than a guest takes to boot; beyond it a host program is better off
+// connecting again.
+const maxWait = time.Hour
+
+// parseWait reads how long a host program waits for the guest.
+func parseWait(s string) (time.Duration, error) {
+	d, err := time.ParseDuration(s)
+	if err != nil || d < 0 || d > maxWait {
+		return 0, errors.New("not a time to wait; give 0, or a number with ms, s or m behind it, up to 1h")
+	}
+	return d, nil
+}
+
 // minBuffered is the window that one connection is offered: with less, not
 // even a single stalled host program could be served.
 const minBuffered = 256 << 10

@@ -104,6 +104,7 @@ func (f *fleet) become(v *vm, cfg config.VM) error {
 		v.log.WithField("options", changes.Live).Info("options changed")
 		v.setGuestCID(cfg.GuestCID)
 		v.setLimits(int(v.stats.maxConnections.Load()), cfg.MaxBuffered)
+		v.setWaitForGuest(cfg.WaitForGuest)
 	}
 	if len(changes.Waiting) == 0 {
 		v.replaceBy(nil, nil)

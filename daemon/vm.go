@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
@@ -143,6 +144,7 @@ func (v *vm) build(cfg config.VM, log logrus.FieldLogger) (err error) {
 		MaxConnections: int(v.stats.maxConnections.Load()),
 		MaxBuffered:    cfg.MaxBuffered,
 		OKPort:         cfg.OKPort,
+		WaitForGuest:   cfg.WaitForGuest,
 		Packed:         cfg.Packed,
 		OwnSocket:      v.own.Owns,
 		Stats:          &v.stats.muxer,
@@ -233,6 +235,12 @@ func (v *vm) setLimits(connections int, buffered int64) {
 	v.stats.maxConnections.Set(int64(connections))
 	v.stats.maxBuffered.Set(buffered)
 	v.loop.Do(func() { v.muxer.SetLimits(connections, buffered) })
+}
+
+// setWaitForGuest changes how long a CONNECT that comes from now on waits.
+func (v *vm) setWaitForGuest(d time.Duration) {
+	v.cfg.WaitForGuest = d
+	v.loop.Do(func() { v.muxer.SetWaitForGuest(d) })
 }
 
 // shutdown ends the VM: the guest gets RST, host programs get the bytes that

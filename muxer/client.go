@@ -47,13 +47,15 @@ func (m *Muxer) connectLine(c *conn, port uint32) {
 	switch {
 	case c.refused:
 		m.refuse(c, HandshakeLimit)
-	case !m.attached || m.ending:
+	case m.ending || !m.attached && m.cfg.WaitForGuest == 0:
 		m.refuse(c, HandshakeNoGuest)
+	case c.hungUp && !c.unread():
+		m.refuse(c, HandshakeGone)
 	default:
-		m.afterHost(c, connectLineTimeout)
-		if c.hungUp && !c.unread() {
-			m.refuse(c, HandshakeGone)
-			return
+		if m.cfg.WaitForGuest > 0 {
+			m.beginWait(c)
+		} else {
+			m.afterHost(c, connectLineTimeout)
 		}
 		m.wait(c)
 		if m.running() {
@@ -62,6 +64,7 @@ func (m *Muxer) connectLine(c *conn, port uint32) {
 	}
 }
 
+// wait has a host program wait for a driver.
 func (m *Muxer) wait(c *conn) {
 	c.stage = stageWaiting
 	if len(m.waiting) == cap(m.waiting) { // those that gave up make room first
@@ -83,34 +86,50 @@ func (m *Muxer) promoteWaiting() {
 		return // release comes back
 	}
 	for _, c := range m.waiting {
-		if c.stage != stageWaiting {
-			continue
+		switch {
+		case c.stage != stageWaiting:
+		case c.waitUntil != 0:
+			m.queue(c)
+		default:
+			m.ask(c)
 		}
-		if !m.knows(c.typ) {
-			m.refuse(c, HandshakeNoSeqpacket)
-			continue
-		}
-		k, ok := m.freeKey(c.key.guest)
-		if !ok {
-			m.refuse(c, HandshakeLimit)
-			continue
-		}
-		m.stats.Clients.Add(-1)
-		c.Conn = csm.NewHostInitiated(m.window(c.typ))
-		c.key = k
-		m.insert(c)
-		m.schedule(c)
 	}
 	clear(m.waiting)
 	m.waiting = m.waiting[:0]
 }
 
-// demote makes a connection of which the guest has not heard wait again.
+// ask makes a REQUEST to the guest due for a waiting host program, or refuses that,
+// and reports which.
+func (m *Muxer) ask(c *conn) bool {
+	if !m.knows(c.typ) {
+		m.refuse(c, HandshakeNoSeqpacket)
+		return false
+	}
+	k, ok := m.freeKey(c.key.guest)
+	if !ok {
+		m.refuse(c, HandshakeLimit)
+		return false
+	}
+	m.stats.Clients.Add(-1)
+	c.Conn = csm.NewHostInitiated(m.window(c.typ))
+	c.key = k
+	m.insert(c)
+	m.schedule(c)
+	return true
+}
+
+// demote makes a connection of which the guest knows nothing, or nothing any more,
+// wait again.
 func (m *Muxer) demote(c *conn) {
 	delete(m.table, c.key)
 	c.countPhase(-1)
 	m.stats.Clients.Add(1)
-	m.wait(c)
+	if c.port == nil {
+		m.wait(c)
+		return
+	}
+	c.stage = stageWaiting
+	c.port.takeBack(c)
 }
 
 // refuse ends a handshake without OK.
@@ -140,7 +159,11 @@ func (m *Muxer) clientLeft(c *conn) {
 // opened acts on the guest's RESPONSE: the host program reads its OK, in one
 // write.
 func (m *Muxer) opened(c *conn) {
-	c.guestAt = 0
+	c.hostAt, c.guestAt = 0, 0
+	if c.port != nil {
+		c.port.ask(2)
+	}
+	m.endWait(c)
 	if c.fd >= 0 && hangsUp(c.fd) {
 		c.hungUp = true
 		m.clientLeft(c)

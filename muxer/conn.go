@@ -1,6 +1,7 @@
 package muxer
 
 import (
+	"container/list"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -15,12 +16,23 @@ type key struct{ guest, host uint32 }
 // stage is what a host socket is for.
 //
 //	accepted: line ─► waiting ─► open ─► tail ─► closed
+//	                     ▲         │
+//	                     └─────────┘ the guest has not accepted, or has gone, and
+//	                                 the host program waits for it (see portQueue)
 //	connected:        dialing ──► open ─► tail ─► closed
+//
+// Who waits for no driver is in Muxer.waiting, in the queue of its port else:
+//
+//	            driver up              its turn: REQUEST         RESPONSE
+//	waiting ────────────────► queue ───────────────────► open ──────────► open
+//	   ▲                      │   ▲                        │              established
+//	   └── no driver to ask ──┘   └── RST, silence, the ───┘
+//	                                  driver has gone
 type stage uint8
 
 const (
 	stageLine    stage = iota // a host program whose CONNECT line is not complete
-	stageWaiting              // its line is complete; no driver is up
+	stageWaiting              // its line is complete; the guest is yet to be asked, or asked again
 	stageDialing              // the guest's REQUEST waits for room in a backlog
 	stageOpen                 // in the table: the guest knows it or is about to
 	stageTail                 // out of the table: the guest is done, bytes are left
@@ -44,7 +56,10 @@ type conn struct {
 	flow
 
 	stage         stage
-	dial          *dialQueue // where it waits in stageDialing
+	dial          *dialQueue    // where it waits in stageDialing
+	port          *portQueue    // where it waits in stageWaiting, or on whose turn it asks
+	place         *list.Element // in port, unless it asks
+	waitUntil     time.Duration // how long the guest may take to accept, by the loop's clock; 0: it has one chance
 	phase         Phase
 	hostInitiated bool
 	reason        ResetReason // why the guest is reset, once it is
@@ -108,11 +123,12 @@ func (c *conn) expireHost(now time.Duration) {
 	case c.stage == stageLine:
 		c.m.refuse(c, HandshakeTimeout)
 	case c.stage == stageWaiting:
-		c.m.refuse(c, HandshakeNoGuest)
-	case c.stage == stageOpen && c.isUnasked():
-		c.m.stats.Handshakes[HandshakeSilent].Inc()
-		c.Forget()
-		c.m.bury(c)
+		c.m.refuse(c, c.refusal())
+	case c.stage == stageOpen && c.State() == csm.Connecting:
+		if c.fd >= 0 {
+			c.m.stats.Handshakes[c.refusal()].Inc()
+		}
+		c.m.kill(c, ResetTimeout)
 	case c.stage == stageOpen:
 		c.m.hostEvents(c, unix.EPOLLOUT)
 	case c.stage == stageTail:
@@ -133,10 +149,12 @@ func (c *conn) expireGuest(now time.Duration) {
 		if c.stalled {
 			c.m.askAgain(c)
 		}
+	case c.stage == stageOpen && c.State() == csm.Connecting:
+		c.reason = ResetTimeout
+		c.Kill()
+		c.m.turnedAway(c, HandshakeSilent)
+		c.m.bury(c)
 	case c.stage == stageOpen:
-		if c.State() == csm.Connecting && c.fd >= 0 {
-			c.m.stats.Handshakes[HandshakeSilent].Inc()
-		}
 		c.m.kill(c, ResetTimeout)
 	}
 }

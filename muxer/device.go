@@ -2,6 +2,7 @@ package muxer
 
 import (
 	"encoding/binary"
+	"slices"
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/csm"
 	"github.com/vhost-user-vsock/vhost-user-vsock/virtqueue"
@@ -62,8 +63,8 @@ func (m *Muxer) Attach() {
 
 // Detach tells that the session is over; the rings were stopped before. Every
 // connection ends as by Reset. Which ones the driver believes in is remembered, for
-// it may go on in the next session. Host programs that wait for a driver wait no
-// longer.
+// it may go on in the next session. Host programs that wait for a driver wait on
+// only as long as Config.WaitForGuest lets them.
 func (m *Muxer) Detach() {
 	m.attached = false
 	m.lost.conns = m.believed()
@@ -72,12 +73,11 @@ func (m *Muxer) Detach() {
 	}
 	m.forgetAll()
 	for _, c := range m.waiting {
-		if c.stage == stageWaiting {
+		if c.stage == stageWaiting && c.waitUntil == 0 {
 			m.refuse(c, HandshakeNoGuest)
 		}
 	}
-	clear(m.waiting)
-	m.waiting = m.waiting[:0]
+	m.waiting = slices.DeleteFunc(m.waiting, func(c *conn) bool { return c.stage != stageWaiting })
 	// The guest's clock may stand still for long: nothing but those that live.
 	m.guestTimers.Rebuild(m.guestDeadlines())
 }
@@ -179,17 +179,19 @@ func (m *Muxer) forgetAll() {
 }
 
 // forget ends a connection without a word to the driver, which has forgotten it or
-// learns of its end otherwise. One that it has not heard of waits again.
+// learns of its end otherwise. One that it has not heard of waits again, and so does
+// one that it has not accepted, if it may.
 func (m *Muxer) forget(c *conn) {
 	c.queued = false
 	if c.stage == stageOpen && c.isUnasked() {
 		m.demote(c)
 		return
 	}
-	if c.State() == csm.Connecting && c.fd >= 0 {
-		m.stats.Handshakes[HandshakeNoGuest].Inc()
-	}
+	connecting := c.State() == csm.Connecting
 	c.Forget()
+	if connecting {
+		m.turnedAway(c, HandshakeNoGuest)
+	}
 	m.bury(c)
 }
 

@@ -17,7 +17,7 @@ import (
 
 const (
 	// connectLineTimeout is how long a host program may take for its CONNECT
-	// line, and how long a complete one may wait for a driver.
+	// line, and how long a complete one may wait for a driver without WaitForGuest.
 	connectLineTimeout = 2 * time.Second
 	// requestTimeout is how long a guest may take to answer a REQUEST; it is
 	// Linux's own limit for the other direction.
@@ -68,7 +68,8 @@ type Config struct {
 	MaxConnections int   // host sockets and connections of this guest
 	MaxBuffered    int64 // bytes of memory for payload that host sockets do not take
 	OKPort         OKPort
-	Packed         bool // offer packed rings
+	WaitForGuest   time.Duration // how long a CONNECT may wait for the guest to accept it; 0: it has one chance
+	Packed         bool          // offer packed rings
 	// OwnSocket reports whether the file at path is a listening socket of this
 	// process. A guest may not reach those: one would lead it to another guest.
 	OwnSocket func(path string) bool
@@ -106,6 +107,7 @@ type Muxer struct {
 	sockets map[*conn]struct{} // everything that counts against the limit
 	waiting []*conn            // host programs that wait for a driver, oldest first
 	dials   map[string]*dialQueue
+	calls   map[portName]*portQueue
 	lost    losses
 	cid     guestCID
 	ports   portSequence
@@ -155,6 +157,7 @@ func New(cfg Config) (*Muxer, error) {
 		table:          make(map[key]*conn),
 		sockets:        make(map[*conn]struct{}),
 		dials:          make(map[string]*dialQueue),
+		calls:          make(map[portName]*portQueue),
 		ports:          newPortSequence(cfg.OKPort),
 		ready:          rxq.New[rxItem](cfg.MaxConnections+replyLimit+maxRing, readyLimit),
 		hostTimers:     killq.New[timed](timerLimit),

@@ -131,7 +131,7 @@ func (m *Muxer) sendControl(c *conn) int {
 func (m *Muxer) sent(c *conn, op csm.Op) {
 	switch {
 	case op == csm.OpRequest:
-		c.asked, c.hostAt = true, 0
+		c.asked, c.hostAt = true, c.waitUntil
 		m.afterGuest(c, requestTimeout)
 	case op == csm.OpShutdown && c.State() == csm.Closing:
 		m.afterGuest(c, shutdownTimeout)

@@ -109,6 +109,9 @@ type Stats struct {
 	Clients     stats.Gauge // host programs between connect and REQUEST
 	Dials       stats.Gauge // REQUESTs that wait for room in a host program's backlog
 
+	GuestWaits   stats.Gauge   // host programs that wait for the guest to accept
+	GuestRetries stats.Counter // times the guest was asked again for a port on which it did not accept
+
 	TxPackets  [len(Ops)]stats.Counter // from the guest, by operation
 	RxPackets  [len(Ops)]stats.Counter // towards the guest, by operation
 	TxBytes    stats.Counter           // payload from the guest

@@ -126,6 +126,7 @@ func (m *Muxer) dropBegun(c *conn) { m.stats.Discarded.Add(uint64(c.dropBegun())
 // the host program sent and nobody took is read away first: closing over unread
 // bytes would make it see ECONNRESET where end of file is the truth.
 func (m *Muxer) closeSocket(c *conn) {
+	m.endWait(c)
 	m.closeFD(c)
 	c.release()
 	c.stage = stageClosed

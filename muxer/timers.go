@@ -75,6 +75,11 @@ func (m *Muxer) hostDeadlines() iter.Seq2[timed, time.Duration] {
 				return
 			}
 		}
+		for _, q := range m.calls {
+			if q.nextAt != 0 && !yield(q, q.nextAt) {
+				return
+			}
+		}
 		for _, l := range []*listener{&m.streams, &m.seqpackets} {
 			if l.resumeAt != 0 && !yield(l, l.resumeAt) {
 				return

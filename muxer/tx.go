@@ -231,8 +231,8 @@ func (m *Muxer) receive(c *conn, h *csm.Header) {
 			m.dropBegun(c)
 		}
 	case csm.Gone:
-		if connecting && c.fd >= 0 {
-			m.stats.Handshakes[HandshakeRefused].Inc()
+		if connecting {
+			m.turnedAway(c, HandshakeRefused)
 		}
 	case csm.Violated:
 		m.misbehaves(h, "packet that its connection forbids ends it")

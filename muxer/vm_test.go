@@ -40,6 +40,7 @@ type options struct {
 	seqpacket    bool // the driver acknowledged SEQPACKET
 	paused       bool // the rings are not started
 	events       bool // the frontend configures the event ring
+	clock        eventloop.Clock
 }
 
 // vm is a muxer on a loop of its own, with a guest's rings and its host sockets
@@ -72,7 +73,10 @@ func newVM(t testing.TB, o options) *vm {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	v := &vm{t: t, stats: new(muxer.Stats), path: filepath.Join(dir, "v"), ran: make(chan error, 1)}
-	if v.loop, err = eventloop.New(eventloop.Monotonic()); err != nil {
+	if o.clock == nil {
+		o.clock = eventloop.Monotonic()
+	}
+	if v.loop, err = eventloop.New(o.clock); err != nil {
 		t.Fatal(err)
 	}
 

@@ -179,9 +179,10 @@ func (m *machine) checkNothingLeft() {
 	left := map[string]int64{
 		"bytes of memory": m.stats.Buffered.Load(), "of them begun": m.stats.BufferedBegun.Load(),
 		"clients": m.stats.Clients.Load(), "dials": m.stats.Dials.Load(), "tails": m.stats.Tails.Load(),
-		"descriptors":        int64(openFds() - m.baseline.fds),
-		"mappings of memory": int64(mappings("guest") - m.baseline.memory),
-		"mappings of logs":   int64(mappings("log") - m.baseline.logs),
+		"waits for the guest": m.stats.GuestWaits.Load(),
+		"descriptors":         int64(openFds() - m.baseline.fds),
+		"mappings of memory":  int64(mappings("guest") - m.baseline.memory),
+		"mappings of logs":    int64(mappings("log") - m.baseline.logs),
 	}
 	for phase := range m.stats.Connections {
 		for direction := range m.stats.Connections[phase] {
