@@ -104,16 +104,7 @@ func TestProcessKeepsVMsApart(t *testing.T) {
 	inTempDir(t)
 	p := startFleet(t)
 	a := startGuestOf(t, "a", 3, 22)
-	for _, path := range []string{"sb", "ub", "ub_seqpacket"} {
-		if err := os.Symlink(path, "ua_22"); err != nil {
-			t.Fatal(err)
-		}
-		a.send(csm.OpRequest, nil)
-		a.expect(t, csm.OpRST)
-		if err := os.Remove("ua_22"); err != nil {
-			t.Fatal(err)
-		}
-	}
+	a.expectApart(t, "ua_22", "sb", "ub", "ub_seqpacket")
 	p.stop(t, unix.SIGTERM)
 }
 

@@ -74,6 +74,22 @@ func (g *testGuest) expect(t *testing.T, op csm.Op) {
 	})
 }
 
+// expectApart wants the guest refused where port, the path at which its host program
+// would listen, leads to one of these sockets.
+func (g *testGuest) expectApart(t *testing.T, port string, sockets ...string) {
+	t.Helper()
+	for _, path := range sockets {
+		if err := os.Symlink(path, port); err != nil {
+			t.Fatal(err)
+		}
+		g.send(csm.OpRequest, nil)
+		g.expect(t, csm.OpRST)
+		if err := os.Remove(port); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // receive returns the next packet, if there is one.
 func (g *testGuest) receive() (h csm.Header, ok bool) {
 	used, ok := g.Rx().Used()

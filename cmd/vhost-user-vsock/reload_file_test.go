@@ -12,7 +12,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/vhost-user-vsock/vhost-user-vsock/csm"
 	"github.com/vhost-user-vsock/vhost-user-vsock/vhostuser"
 	"github.com/vhost-user-vsock/vhost-user-vsock/vhostuser/vhostusertest"
 )
@@ -128,16 +127,7 @@ func TestReloadKeepsVMsApart(t *testing.T) {
 	p := startFiled(t, "vms:\n"+vmA)
 	a := startGuestOf(t, "a", 3, 22)
 	p.reload(t, "vms:\n"+vmA+vmC)
-	for _, path := range []string{"sc", "uc"} {
-		if err := os.Symlink(path, "ua_22"); err != nil {
-			t.Fatal(err)
-		}
-		a.send(csm.OpRequest, nil)
-		a.expect(t, csm.OpRST)
-		if err := os.Remove("ua_22"); err != nil {
-			t.Fatal(err)
-		}
-	}
+	a.expectApart(t, "ua_22", "sc", "uc")
 	p.stop(t, unix.SIGTERM)
 }
 

@@ -23,15 +23,20 @@ var connectRows = []row{
 	{metric: processorEach, title: "processor each", unit: seconds},
 }
 
-// guestConnects is the figure of connections that the guest opens and closes.
-func guestConnects() figure {
+// dialer opens connections and closes them at once, as many as it can in stretch.
+type dialer interface {
+	measure(tb testing.TB, stretch time.Duration) round
+}
+
+// connects is the figure of connections that a dialer opens and closes.
+func connects(by, title string, on func(testing.TB, *machine) dialer) figure {
 	return figure{
-		name:  "connects/guest",
-		title: "connections, by the guest",
+		name:  "connects/" + by,
+		title: "connections, by " + title,
 		rows:  connectRows,
 		machine: func(tb testing.TB, b backend, p params) gauge {
-			g := newGuestDialer(tb, b.machine(tb, ringSize))
-			return func(tb testing.TB) round { return g.measure(tb, p.stretch) }
+			d := on(tb, b.machine(tb, ringSize))
+			return func(tb testing.TB) round { return d.measure(tb, p.stretch) }
 		},
 	}
 }
@@ -47,7 +52,7 @@ type guestDialer struct {
 	accepted atomic.Int64 // by the host program, and ended
 }
 
-func newGuestDialer(tb testing.TB, m *machine) *guestDialer {
+func newGuestDialer(tb testing.TB, m *machine) dialer {
 	tb.Helper()
 	g := &guestDialer{m: m}
 	g.serve(tb)
@@ -129,19 +134,6 @@ func (g *guestDialer) onGone(c *conn) {
 	}
 }
 
-// hostConnects is the figure of connections that a host program opens and closes.
-func hostConnects() figure {
-	return figure{
-		name:  "connects/host",
-		title: "connections, by a host program",
-		rows:  connectRows,
-		machine: func(tb testing.TB, b backend, p params) gauge {
-			h := newHostDialer(tb, b.machine(tb, ringSize))
-			return func(tb testing.TB) round { return h.measure(tb, p.stretch) }
-		},
-	}
-}
-
 // hostDialer is a host program that opens connections to the guest and closes them.
 type hostDialer struct {
 	m        *machine
@@ -153,7 +145,7 @@ type hostDialer struct {
 	gone     atomic.Int64 // that the guest has seen end
 }
 
-func newHostDialer(tb testing.TB, m *machine) *hostDialer {
+func newHostDialer(tb testing.TB, m *machine) dialer {
 	tb.Helper()
 	h := &hostDialer{m: m, epoll: newEpoll(tb)}
 	m.driver.do(func() {

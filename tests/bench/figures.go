@@ -22,7 +22,7 @@ func figures(s scale) []figure {
 	return append(all,
 		manyActive(s.active, s.several),
 		roundTrip(1), roundTrip(4*kib),
-		guestConnects(), hostConnects(),
+		connects("guest", "the guest", newGuestDialer), connects("host", "a host program", newHostDialer),
 		idle(s.idle), atRest(), tx.allocations(), rx.allocations(),
 		neighbours(), fair(s.machines),
 	)
