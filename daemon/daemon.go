@@ -92,9 +92,14 @@ func (d *daemon) open() (err error) {
 	}
 	// A taken address is found out before any socket file appears.
 	if d.cfg.MetricsAddr != "" {
-		if d.http, err = listenHTTP(d.cfg.MetricsAddr); err != nil {
+		if d.http, err = listenHTTP(d.cfg.ActivatedMetrics, d.cfg.MetricsAddr); err != nil {
 			return err
 		}
+	}
+	// No guest may reach a socket of the service manager's, whether or not a VM uses
+	// it now. One whose file is gone is out of reach anyway.
+	for _, s := range d.cfg.Sockets {
+		_ = d.fleet.own.Add(s.Path())
 	}
 	return d.fleet.open(d.cfg.VMs)
 }

@@ -28,7 +28,7 @@ func startInProcess(t *testing.T, args ...string) (d *daemon, signals chan os.Si
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg, err := line.Load()
+	cfg, err := line.Load(nil)
 	if err != nil {
 		t.Fatal(err)
 	}

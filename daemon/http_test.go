@@ -52,7 +52,7 @@ func runLoop(t *testing.T) *vm {
 
 func startHTTP(t *testing.T, vms []*vm) *httpServer {
 	t.Helper()
-	s, err := listenHTTP("127.0.0.1:0")
+	s, err := listenHTTP(nil, "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +113,7 @@ func TestHTTPAddressInUse(t *testing.T) {
 	}
 	defer taken.Close()
 	addr := taken.Addr().String()
-	if _, err := listenHTTP(addr); err == nil || !strings.Contains(err.Error(), addr) || !strings.Contains(err.Error(), "--metrics-addr") {
+	if _, err := listenHTTP(nil, addr); err == nil || !strings.Contains(err.Error(), addr) || !strings.Contains(err.Error(), "--metrics-addr") {
 		t.Errorf("error %v", err)
 	}
 }
