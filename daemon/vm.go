@@ -66,6 +66,7 @@ type vmStats struct {
 	maxConnections stats.Gauge
 	maxBuffered    stats.Gauge
 	up             stats.Gauge   // 1 or 0
+	stuck          stats.Gauge   // 1 or 0
 	failures       stats.Counter // of the VM as a whole
 	waiting        stats.Gauge   // options that apply when the frontend has left
 }
