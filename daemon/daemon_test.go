@@ -23,6 +23,12 @@ import (
 // sends signals by a channel.
 func startInProcess(t *testing.T, args ...string) (d *daemon, signals chan os.Signal, result chan error) {
 	t.Helper()
+	return startWithReloads(t, nil, args...)
+}
+
+// startWithReloads is startInProcess with another channel, for reloads.
+func startWithReloads(t *testing.T, reloads <-chan os.Signal, args ...string) (d *daemon, signals chan os.Signal, result chan error) {
+	t.Helper()
 	t.Chdir(t.TempDir())
 	line, err := config.ParseArgs(append(args, "--metrics-addr", "127.0.0.1:0"))
 	if err != nil {
@@ -40,7 +46,7 @@ func startInProcess(t *testing.T, args ...string) (d *daemon, signals chan os.Si
 	d.start() // not confined: that would hold for all tests
 	signals, result = make(chan os.Signal), make(chan error, 1)
 	go func() {
-		result <- d.wait(signals, nil)
+		result <- d.wait(signals, reloads)
 		d.manager.close()
 		log.flush(testLimit)
 	}()

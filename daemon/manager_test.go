@@ -2,7 +2,9 @@ package daemon
 
 import (
 	"net"
+	"os"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -23,41 +25,60 @@ func (b blockade) Fire(line *logrus.Entry) error {
 	return nil
 }
 
-// The watchdog is for the main goroutine: while that is stuck no ping comes, whatever
-// the loops do.
-func TestManagerIsNotPingedByAStuckProgram(t *testing.T) {
-	const period = 2 * time.Millisecond
+// testManager is a service manager that wants to be pinged every so often.
+type testManager struct {
+	t *testing.T
+	*net.UnixConn
+}
+
+const pingPeriod = time.Millisecond
+
+// startManager has a manager start the daemons of this test.
+func startManager(t *testing.T) testManager {
+	t.Helper()
 	address := "@vsock-" + t.TempDir()
-	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: address, Net: "unixgram"})
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: address, Net: "unixgram"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer manager.Close()
-	// next returns the next message within a time.
-	next := func(limit time.Duration) (string, bool) {
-		var text [4096]byte
-		manager.SetReadDeadline(time.Now().Add(limit))
-		n, err := manager.Read(text[:])
-		return string(text[:n]), err == nil
-	}
-	expect := func(want string) {
-		t.Helper()
-		for {
-			switch text, ok := next(testLimit); {
-			case !ok:
-				t.Fatalf("the manager is not told %q", want)
-			case text == want:
-				return
-			case text != "WATCHDOG=1":
-				t.Fatalf("the manager is told %q, want %q", text, want)
-			}
+	t.Cleanup(func() { conn.Close() })
+	t.Setenv("NOTIFY_SOCKET", address)
+	t.Setenv("WATCHDOG_USEC", strconv.Itoa(int(2*pingPeriod.Microseconds())))
+	return testManager{t, conn}
+}
+
+// next returns the next message, or that none came within a time.
+func (m testManager) next(limit time.Duration) (text string, ok bool) {
+	var message [4096]byte
+	m.SetReadDeadline(time.Now().Add(limit))
+	n, err := m.Read(message[:])
+	return string(message[:n]), err == nil
+}
+
+const pinged = "WATCHDOG=1"
+
+// expect waits for a message that begins like this; only pings may come before.
+func (m testManager) expect(want string) {
+	m.t.Helper()
+	for {
+		switch text, ok := m.next(testLimit); {
+		case !ok:
+			m.t.Fatalf("the manager is not told %q", want)
+		case strings.HasPrefix(text, want):
+			return
+		case text != pinged:
+			m.t.Fatalf("the manager is told %q, want %q", text, want)
 		}
 	}
-	t.Setenv("NOTIFY_SOCKET", address)
-	t.Setenv("WATCHDOG_USEC", strconv.Itoa(int(period.Microseconds())))
+}
+
+// The watchdog is for the main goroutine: while that is stuck no ping comes, whatever
+// the loops do.
+func TestManagerIsNotPingedByAStuckProgram(t *testing.T) {
+	m := startManager(t)
 	d, signals, result := startInProcess(t, one...)
-	expect("READY=1\nSTATUS=serving 1 VM")
-	expect("WATCHDOG=1")
+	m.expect("READY=1\nSTATUS=serving 1 VM")
+	m.expect(pinged)
 
 	stuck := blockade{make(chan struct{}), make(chan struct{})}
 	d.log.SetLevel(logrus.InfoLevel)
@@ -65,15 +86,59 @@ func TestManagerIsNotPingedByAStuckProgram(t *testing.T) {
 	signals <- unix.SIGTERM
 	<-stuck.entered
 	for told := true; told; { // what it said before
-		_, told = next(time.Millisecond)
+		_, told = m.next(time.Millisecond)
 	}
 	if vms := examine(t.Context(), d.fleet.list()); len(vms) > 0 {
 		t.Error("the VM is stuck, too")
 	}
-	if text, ok := next(50 * period); ok {
+	if text, ok := m.next(100 * pingPeriod); ok {
 		t.Errorf("the manager is told %q", text)
 	}
 	close(stuck.lifted)
-	expect("STOPPING=1\nSTATUS=stopping")
+	m.expect("STOPPING=1\nSTATUS=stopping")
+	expectEnd(t, result, nil)
+}
+
+// A program that ends during a reload is not ready again, and pings to its end.
+func TestManagerHearsOfTheEndDuringAReload(t *testing.T) {
+	m := startManager(t)
+	reloads := make(chan os.Signal)
+	d, signals, result := startWithReloads(t, reloads, one...)
+	m.expect("READY=1\nSTATUS=serving 1 VM")
+	d.fleet.changing.Lock()
+	reloads <- unix.SIGHUP
+	m.expect("RELOADING=1\nMONOTONIC_USEC=")
+	signals <- unix.SIGTERM
+	m.expect("STOPPING=1\nSTATUS=stopping")
+	m.expect(pinged)
+	d.fleet.changing.Unlock()
+	expectEnd(t, result, nil)
+	for {
+		text, ok := m.next(time.Millisecond)
+		if !ok {
+			break
+		}
+		if text != pinged {
+			t.Errorf("then the manager is told %q", text)
+		}
+	}
+}
+
+// A program that ends does not read its configuration again.
+func TestManagerHearsOfNoReloadAfterTheEnd(t *testing.T) {
+	m := startManager(t)
+	reloads := make(chan os.Signal)
+	d, signals, result := startWithReloads(t, reloads, one...)
+	m.expect("READY=1\nSTATUS=serving 1 VM")
+	release := make(chan struct{})
+	d.fleet.list()[0].loop.Do(func() { <-release })
+	signals <- unix.SIGTERM
+	m.expect("STOPPING=1\nSTATUS=stopping")
+	select {
+	case reloads <- unix.SIGHUP:
+		t.Error("it begins a reload")
+	case <-time.After(20 * pingPeriod):
+	}
+	close(release)
 	expectEnd(t, result, nil)
 }

@@ -56,14 +56,14 @@ func (m *testManager) of(watchdog time.Duration, more ...string) func(*exec.Cmd)
 // next returns the next message that is no ping.
 func (m *testManager) next(t *testing.T) string {
 	t.Helper()
-	for {
+	for end := time.After(testLimit); ; {
 		select {
 		case text := <-m.messages:
 			if text != watchdog {
 				return text
 			}
 			m.pings++
-		case <-time.After(testLimit):
+		case <-end:
 			t.Fatal("the manager is not told anything")
 		}
 	}
