@@ -171,8 +171,8 @@ func (d *daemon) wait(signals, reloads <-chan os.Signal) error {
 		if closed == nil {
 			closed = make(chan error, 1)
 			idle, statuses = nil, nil
-			d.manager.stopping()
 			go func() { closed <- d.close() }()
+			d.manager.stopping() // which may take a while
 		}
 	}
 }

@@ -12,9 +12,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// managerLimit is how long a service manager that does not listen holds up what it
-// is told.
-const managerLimit = time.Second
+// How long a service manager that does not listen holds the program up.
+const (
+	turnLimit = time.Second           // for what it has to know
+	pingLimit = 10 * time.Millisecond // for what comes again
+)
 
 // manager is the service manager that is told how the program is (sd_notify(3)). Its
 // methods belong to one goroutine.
@@ -48,12 +50,12 @@ func findManager(log logrus.FieldLogger) *manager {
 	return m
 }
 
-// tell sends a message of these lines.
-func (m *manager) tell(lines ...string) {
+// tell sends a message of these lines, if that can be done in time.
+func (m *manager) tell(limit time.Duration, lines ...string) {
 	if m.conn == nil {
 		return
 	}
-	err := m.conn.SetWriteDeadline(time.Now().Add(managerLimit))
+	err := m.conn.SetWriteDeadline(time.Now().Add(limit))
 	if err == nil {
 		_, err = m.conn.Write([]byte(strings.Join(lines, "\n")))
 	}
@@ -64,10 +66,10 @@ func (m *manager) tell(lines ...string) {
 }
 
 // ready tells that the program serves, and how.
-func (m *manager) ready(status string) { m.tell(sd.SdNotifyReady, "STATUS="+status) }
+func (m *manager) ready(status string) { m.tell(turnLimit, sd.SdNotifyReady, "STATUS="+status) }
 
 // status tells how the program serves.
-func (m *manager) status(text string) { m.tell("STATUS=" + text) }
+func (m *manager) status(text string) { m.tell(turnLimit, "STATUS="+text) }
 
 // reloading tells that the configuration is read again, until ready tells that it was.
 func (m *manager) reloading() {
@@ -76,11 +78,11 @@ func (m *manager) reloading() {
 		m.log.WithError(err).Warn("the service manager is not told of the reload")
 		return
 	}
-	m.tell(sd.SdNotifyReloading, fmt.Sprintf("MONOTONIC_USEC=%d", now.Nano()/1000), "STATUS=reading the configuration")
+	m.tell(turnLimit, sd.SdNotifyReloading, fmt.Sprintf("MONOTONIC_USEC=%d", now.Nano()/1000), "STATUS=reading the configuration")
 }
 
 // stopping tells that the program ends.
-func (m *manager) stopping() { m.tell(sd.SdNotifyStopping, "STATUS=stopping") }
+func (m *manager) stopping() { m.tell(turnLimit, sd.SdNotifyStopping, "STATUS=stopping") }
 
 // pings returns a ticker's channel, nil where no pings are wanted, and what stops it.
 // At each tick the manager wants to be pinged.
@@ -93,7 +95,7 @@ func (m *manager) pings() (ticks <-chan time.Time, stop func()) {
 }
 
 // ping tells that the program is not stuck.
-func (m *manager) ping() { m.tell(sd.SdNotifyWatchdog) }
+func (m *manager) ping() { m.tell(pingLimit, sd.SdNotifyWatchdog) }
 
 // close leaves the manager.
 func (m *manager) close() error {

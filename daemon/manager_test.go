@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"net"
+	"net/http"
 	"os"
 	"strconv"
 	"strings"
@@ -140,5 +141,26 @@ func TestManagerHearsOfNoReloadAfterTheEnd(t *testing.T) {
 	case <-time.After(20 * pingPeriod):
 	}
 	close(release)
+	expectEnd(t, result, nil)
+}
+
+// A manager that does not listen holds nobody up.
+func TestManagerThatIsStuck(t *testing.T) {
+	m := startManager(t)
+	full := make([]byte, 4096)
+	other, err := net.DialUnix("unixgram", nil, m.LocalAddr().(*net.UnixAddr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	for err == nil { // until its queue is full
+		other.SetWriteDeadline(time.Now().Add(10 * time.Millisecond))
+		_, err = other.Write(full)
+	}
+	d, signals, result := startInProcess(t, one...)
+	if code, _ := get(t, d.http, "/healthz"); code != http.StatusOK {
+		t.Errorf("/healthz: %d", code)
+	}
+	signals <- unix.SIGTERM
 	expectEnd(t, result, nil)
 }
