@@ -159,6 +159,25 @@ func expectOK(t *testing.T, program net.Conn) {
 	}
 }
 
+// Nobody is refused while the program is down.
+func TestActivationOutlivesTheProgram(t *testing.T) {
+	inTempDir(t)
+	var u unit
+	u.listen(t, "socket", "unix", "s")
+	p := startProcess(t, u.pass(t), "--uds-path", "u")
+	p.expectReady(t)
+	if err := p.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-p.exited
+	frontend := dial(t, "s")
+	again := startProcess(t, u.pass(t), "--uds-path", "u")
+	expectAnswer(t, frontend)
+	again.stop(t, unix.SIGTERM)
+	expectListening(t, "s")
+	expectFiles(t, "s")
+}
+
 // Names may be left out where the addresses tell.
 func TestActivationByAddress(t *testing.T) {
 	inTempDir(t)
@@ -318,10 +337,10 @@ func TestActivationBySystemd(t *testing.T) {
 	expectAnswer(t, frontend)
 	p.expectReady(t)
 	program := dial(t, "u")
-	if _, err := io.WriteString(program, "CONNECT 1\n"); err != nil {
+	if _, err := io.WriteString(program, "nonsense\n"); err != nil {
 		t.Fatal(err)
 	}
-	expectEOF(t, program) // no guest
+	expectEOF(t, program)
 	p.stop(t, unix.SIGTERM)
 	expectFiles(t, "s", "u")
 }
