@@ -91,8 +91,8 @@ func (l *Loop) Run() error {
 			return err
 		}
 		l.now = l.clock()
+		l.calls.run() // first: who asked for something may have sent an event after it
 		l.dispatch(l.ready[:n])
-		l.calls.run()
 		if at, ok := l.worker.Deadline(); ok && at <= l.now {
 			l.worker.Expire(l.now)
 		}
