@@ -460,6 +460,34 @@ func TestNoCallIsLeftBehind(t *testing.T) {
 	wait()
 }
 
+// A deadline may move to before the one that the loop sleeps for, and behind it.
+func TestDeadlineMoves(t *testing.T) {
+	l := newLoop(t)
+	at, turns := time.Hour, 0
+	expired := make(chan time.Duration, 1)
+	l.SetWorker(&worker{
+		work:     func() bool { turns++; return false },
+		deadline: func() (time.Duration, bool) { return at, true },
+		expire:   func(now time.Duration) { at = time.Hour; expired <- now },
+	})
+	wait := run(t, l)
+	for range 3 {
+		var want time.Duration
+		moved := make(chan struct{})
+		l.Do(func() { want = l.Now() + 5*time.Millisecond; at = want; close(moved) })
+		<-moved
+		l.Do(func() { want += 5 * time.Millisecond; at = want })
+		if now := await(t, expired, "expiry"); now < want {
+			t.Errorf("expired at %v, the deadline is %v", now, want)
+		}
+	}
+	l.Stop()
+	wait()
+	if turns > 30 {
+		t.Errorf("%d turns for 3 deadlines", turns)
+	}
+}
+
 func TestDeadlines(t *testing.T) {
 	l := newLoop(t)
 	at := 30 * time.Millisecond
