@@ -44,7 +44,7 @@ type daemon struct {
 	fleet *fleet
 
 	manager  *manager       // wait's
-	statuses chan string    // for manager, of watchHealth
+	examined chan struct{}  // the loops, by watchHealth; one that waits stands for all
 	granted  config.Granted // what the sandbox leaves
 	stats    programStats
 
@@ -69,7 +69,7 @@ func Run(p Program, line config.CommandLine, cfg config.Daemon) error {
 func newDaemon(p Program, log *logging, line config.CommandLine, cfg config.Daemon, manager *manager) *daemon {
 	return &daemon{
 		Program: p, log: log, line: line, cfg: cfg, fleet: newFleet(log), manager: manager,
-		statuses: make(chan string),
+		examined: make(chan struct{}, 1),
 		granted:  func(string, bool) error { return nil },
 	}
 }
@@ -117,7 +117,7 @@ func (d *daemon) start() {
 	d.fleet.start()
 	ctx, cancel := context.WithCancel(context.Background())
 	d.endHealth = cancel
-	d.background.Go(func() { d.fleet.watchHealth(ctx, d.statuses) })
+	d.background.Go(func() { d.fleet.watchHealth(ctx, d.examined) })
 	ready := d.log.WithField("version", d.Version).WithField("vms", len(d.cfg.VMs))
 	if d.http != nil {
 		d.http.start(newMetrics(d.fleet.list, &d.stats, d.log.linesLost, d.Version), healthHandler(d.fleet.list), d.log)
@@ -133,8 +133,7 @@ func (d *daemon) start() {
 func (d *daemon) wait(signals, reloads <-chan os.Signal) error {
 	var closed chan error // nil until something ends the daemon
 	reloaded := make(chan struct{}, 1)
-	idle := reloads // nil while one reload is under way
-	statuses := d.statuses
+	idle, examined := reloads, d.examined // nil while one reload is under way
 	pings, stop := d.manager.pings()
 	defer stop()
 	for over, signalled := d.fleet.over, false; ; {
@@ -142,17 +141,17 @@ func (d *daemon) wait(signals, reloads <-chan os.Signal) error {
 		case <-pings:
 			d.manager.ping()
 			continue
-		case text := <-statuses:
-			d.manager.status(text)
+		case <-examined:
+			d.manager.status(status(d.fleet.list()))
 			continue
 		case <-idle:
-			idle = nil
+			idle, examined = nil, nil
 			d.manager.reloading()
 			d.background.Go(func() { d.reload(); reloaded <- struct{}{} })
 			continue
 		case <-reloaded:
 			if closed == nil {
-				idle = reloads
+				idle, examined = reloads, d.examined
 				d.manager.ready(status(d.fleet.list()))
 			}
 			continue
@@ -170,7 +169,7 @@ func (d *daemon) wait(signals, reloads <-chan os.Signal) error {
 		}
 		if closed == nil {
 			closed = make(chan error, 1)
-			idle, statuses = nil, nil
+			idle, examined = nil, nil
 			go func() { closed <- d.close() }()
 			d.manager.stopping() // which may take a while
 		}

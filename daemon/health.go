@@ -83,11 +83,11 @@ func (v *vm) answers(ctx context.Context, answered <-chan struct{}) bool {
 }
 
 // watchHealth asks the loops every healthPeriod until ctx ends. That one got stuck, or
-// goes on, is seen in its metric and the log, and each time changed gets the new status.
-func (f *fleet) watchHealth(ctx context.Context, changed chan<- string) {
+// goes on, is seen in its metric and the log; examined is told each time, if it listens.
+func (f *fleet) watchHealth(ctx context.Context, examined chan<- struct{}) {
 	tick := time.NewTicker(healthPeriod)
 	defer tick.Stop()
-	for last := ""; ; {
+	for {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -101,15 +101,9 @@ func (f *fleet) watchHealth(ctx context.Context, changed chan<- string) {
 		for _, v := range vms {
 			v.setStuck(slices.Contains(stuck, v))
 		}
-		text := status(vms)
-		if text == last {
-			continue
-		}
 		select {
-		case changed <- text:
-			last = text
-		case <-ctx.Done():
-			return
+		case examined <- struct{}{}:
+		default:
 		}
 	}
 }

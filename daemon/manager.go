@@ -27,6 +27,7 @@ type manager struct {
 	log      logrus.FieldLogger
 	conn     *net.UnixConn // nil: nobody wants to know
 	watchdog time.Duration // the program counts as stuck that is silent for so long; 0: never
+	serving  string        // the status that it was told last
 	deaf     bool          // it did not take the last message
 }
 
@@ -66,10 +67,18 @@ func (m *manager) tell(limit time.Duration, lines ...string) {
 }
 
 // ready tells that the program serves, and how.
-func (m *manager) ready(status string) { m.tell(turnLimit, sd.SdNotifyReady, "STATUS="+status) }
+func (m *manager) ready(status string) {
+	m.tell(turnLimit, sd.SdNotifyReady, "STATUS="+status)
+	m.serving = status
+}
 
-// status tells how the program serves.
-func (m *manager) status(text string) { m.tell(turnLimit, "STATUS="+text) }
+// status tells how the program serves, if that has changed.
+func (m *manager) status(text string) {
+	if text != m.serving {
+		m.tell(turnLimit, "STATUS="+text)
+		m.serving = text
+	}
+}
 
 // reloading tells that the configuration is read again, until ready tells that it was.
 func (m *manager) reloading() {
