@@ -48,18 +48,17 @@ func complaints(vms []*vm, stuck func(*vm) bool) (all []string) {
 
 // examine returns those of vms whose loops do not answer in time, or before ctx ends.
 func examine(ctx context.Context, vms []*vm) (stuck []*vm) {
-	ctx, cancel := context.WithTimeout(ctx, healthLimit)
-	defer cancel()
-	answers := make([]<-chan struct{}, len(vms))
-	for i, v := range vms {
+	answers := make(map[*vm]<-chan struct{})
+	for _, v := range vms {
 		if v.up() {
-			answers[i] = v.probe.ask(v.loop.Do)
-		}
-	}
-	for i, v := range vms {
-		if answers[i] != nil && !v.answers(ctx, answers[i]) {
+			answers[v] = v.probe.ask(v.loop.Do)
 			stuck = append(stuck, v)
 		}
+	}
+	for range 2 { // should the whole machine stand still, the second wait begins after that
+		half, cancel := context.WithTimeout(ctx, healthLimit/2)
+		stuck = slices.DeleteFunc(stuck, func(v *vm) bool { return v.answers(half, answers[v]) })
+		cancel()
 	}
 	return stuck
 }
