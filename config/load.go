@@ -42,7 +42,7 @@ func (c *CommandLine) Load(sockets []*activated.Socket) (Daemon, error) {
 		inherit: (*VM).inherit,
 		sockets: inheritance{sockets: sockets, start: true},
 	}
-	d, err := c.load(&check)
+	d, err := c.load(check)
 	if err == nil {
 		err = check.sockets.checkAllGiven(&d)
 	}
@@ -59,10 +59,10 @@ func (c *CommandLine) Reload(old Daemon, granted Granted) (Daemon, error) {
 		}
 		return nil
 	}
-	return c.load(&checks{granted: granted, inherit: inherit, sockets: inheritance{sockets: old.Sockets, sole: old.sole}})
+	return c.load(checks{granted: granted, inherit: inherit, sockets: inheritance{sockets: old.Sockets, sole: old.sole}})
 }
 
-func (c *CommandLine) load(check *checks) (Daemon, error) {
+func (c *CommandLine) load(check checks) (Daemon, error) {
 	from, err := c.sources()
 	if err != nil {
 		return Daemon{}, err
@@ -154,7 +154,7 @@ func (c *CommandLine) eachFlag(visit func(o *option, v value) error) error {
 }
 
 // load returns the VM.
-func (s *vmSources) load(check *checks) (VM, error) {
+func (s *vmSources) load(check checks) (VM, error) {
 	v := VM{
 		FD:           NoFD,
 		SocketAccess: Access{UID: Unchanged, GID: Unchanged},
@@ -182,7 +182,7 @@ func (s *vmSources) load(check *checks) (VM, error) {
 }
 
 // checkFrontend checks what no option can check alone.
-func (s *section) checkFrontend(v *VM, check *checks) error {
+func (s *section) checkFrontend(v *VM, check checks) error {
 	if v.UDSPath == "" {
 		return fmt.Errorf("%s: missing; give the path where host programs connect", s.at("uds-path"))
 	}
@@ -215,7 +215,7 @@ func (s *section) checkFrontend(v *VM, check *checks) error {
 }
 
 // checkPaths checks that the program can make the VM's sockets.
-func (s *section) checkPaths(v *VM, check *checks) error {
+func (s *section) checkPaths(v *VM, check checks) error {
 	for _, p := range v.paths() {
 		if !p.socket {
 			continue // it has been read
@@ -228,7 +228,7 @@ func (s *section) checkPaths(v *VM, check *checks) error {
 }
 
 // readCID reads the CID where a file holds it.
-func (s *section) readCID(v *VM, check *checks) (err error) {
+func (s *section) readCID(v *VM, check checks) (err error) {
 	file := v.GuestCID.File
 	if file != "" {
 		err = check.granted(filepath.Dir(file), false)
