@@ -90,6 +90,7 @@ func (m *Muxer) StartQueue(index int, q *virtqueue.Queue) {
 		m.rx, m.rxStall = q, false
 	case txQueue:
 		m.tx, m.txWaits, m.txStall, m.txFaulted = q, true, stallNone, false
+		m.txHold = moderation{round: 1, trust: 1}
 		m.batch.conn = nil // a fault in guest memory may have left one
 	case eventQueue:
 		m.startEvents(q)
@@ -134,11 +135,11 @@ func (m *Muxer) StopQueue(index int) {
 		}
 	case txQueue:
 		if m.tx != nil {
-			defer func() { m.tx = nil }()
+			defer func() { m.tx, m.txHold.at = nil, 0 }()
 			if !m.txFaulted {
 				m.serveTx(true)
 			}
-			m.tx.NotifyIfNeeded()
+			m.announceTx()
 		}
 	case eventQueue:
 		m.events.q = nil
