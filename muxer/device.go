@@ -96,6 +96,7 @@ func (m *Muxer) StartQueue(index int, q *virtqueue.Queue) {
 		return
 	}
 	if m.running() {
+		m.stats.Running.Set(1)
 		m.clock.start(m.loop.Now())
 		m.meetDriver()
 		m.promoteWaiting()
@@ -124,6 +125,7 @@ func (m *Muxer) meetDriver() {
 // served to the end first: it may be the last words of a guest that powers off.
 func (m *Muxer) StopQueue(index int) {
 	if index == rxQueue || index == txQueue {
+		m.stats.Running.Set(0)
 		m.clock.stop(m.loop.Now())
 	}
 	switch index {

@@ -140,7 +140,11 @@ type Muxer struct {
 	ending  bool   // Shutdown was called: no connection begins any more
 	unsaid  bool   // and nobody was told yet
 	closing func() // set by Shutdown, called once when nothing is left
-	sites   sites
+
+	draining bool   // Drain was called
+	drained  func() // called once when no connection is left
+
+	sites sites
 }
 
 // New returns a Muxer without listener or guest.
@@ -196,6 +200,7 @@ func (m *Muxer) Work() (more bool) {
 	m.stats.BufferedBegun.Set(m.pool.Begun())
 	m.stats.RxQueueDepth.Set(int64(m.ready.Len()))
 	m.stats.KillQueueDepth.Set(int64(m.hostTimers.Len() + m.guestTimers.Len()))
+	m.finishDrain()
 	m.finishShutdown()
 	return more
 }

@@ -51,7 +51,8 @@ func (m *Muxer) flushTail(c *conn) error {
 		_, err := writeRetry(c.fd, nil)
 		return err
 	}
-	_, err := c.flush()
+	n, err := c.flush()
+	c.Forwarded(n)
 	return err
 }
 
