@@ -163,6 +163,14 @@ var groups = []group{
 			ofDaemon: func(d *Daemon) any { return d.MetricsAddr },
 		},
 	}},
+	{"Control", []option{
+		{
+			name: "control", arg: "PATH",
+			help:     "Listen here for requests over HTTP that show, add, drain and remove VMs. Who can connect, by the file's mode 0600 the program's own user, can do all that the program can. With it the program may begin without VMs. Off unless given.",
+			daemon:   func(d *Daemon, s string) (err error) { d.Control, err = parseSocketPath(s); return err },
+			ofDaemon: func(d *Daemon) any { return d.Control },
+		},
+	}},
 	{"Privileges", []option{
 		{
 			name: "sandbox", arg: "on|off|require", def: "on",

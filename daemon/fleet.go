@@ -19,6 +19,8 @@ type fleet struct {
 	own   hostsock.Registry // the sockets of all
 	files uint64            // how many may be open
 
+	control string // path of the control socket, empty: there is none
+
 	tails  context.Context // done: host programs are not waited for any more
 	giveUp func()          // makes it so
 
