@@ -78,6 +78,7 @@ type conn struct {
 	queued   bool // in the ready queue
 	stalled  bool // host bytes wait for the guest's credit
 
+	stalls   connStalls
 	wasted   int           // bytes that were read away
 	askAfter time.Duration // how long the guest has to tell of credit before it is asked again
 	hostAt   time.Duration // deadline by the loop's clock, or 0
