@@ -123,6 +123,7 @@ func (m *Muxer) ask(c *conn) bool {
 // demote makes a connection of which the guest knows nothing, or nothing any more,
 // wait again, or lets its host program go where the VM drains.
 func (m *Muxer) demote(c *conn) {
+	m.leaveTurn(c)
 	delete(m.table, c.key)
 	c.countPhase(-1)
 	m.stats.Clients.Add(1)

@@ -37,6 +37,7 @@ type Connection struct {
 	RxBytes   uint64 // towards the guest
 	Credit    int    // bytes that the guest would take now
 	Buffered  int    // bytes from the guest that the host program has not taken
+	Stalled   Stalled
 }
 
 // Connections appends what there is to know about every host socket to all, in no
@@ -57,6 +58,7 @@ func (c *conn) describe() Connection {
 		Wait:      c.waitsFor(),
 		Age:       c.m.loop.Now() - c.born,
 		Buffered:  c.Buffered(),
+		Stalled:   c.stalledFor(),
 	}
 	if c.hostInitiated {
 		d.Direction = HostInitiated

@@ -87,9 +87,11 @@ func (m *Muxer) Detach() {
 func (m *Muxer) StartQueue(index int, q *virtqueue.Queue) {
 	switch index {
 	case rxQueue:
-		m.rx, m.rxStall = q, false
+		m.rx = q
+		m.setRxStall(false)
 	case txQueue:
-		m.tx, m.txWaits, m.txStall, m.txFaulted = q, true, stallNone, false
+		m.tx, m.txWaits, m.txFaulted = q, true, false
+		m.setTxStall(stallNone)
 		m.batch.conn = nil // a fault in guest memory may have left one
 	case eventQueue:
 		m.startEvents(q)
@@ -130,11 +132,13 @@ func (m *Muxer) StopQueue(index int) {
 	}
 	switch index {
 	case rxQueue:
+		m.setRxStall(false)
 		if m.rx != nil {
 			defer func() { m.rx = nil }() // also when the guest's memory is gone
 			m.rx.NotifyIfNeeded()
 		}
 	case txQueue:
+		m.setTxStall(stallNone)
 		if m.tx != nil {
 			defer func() { m.tx = nil }()
 			if !m.txFaulted {
@@ -151,7 +155,7 @@ func (m *Muxer) StopQueue(index int) {
 func (m *Muxer) Kick(index int) {
 	switch index {
 	case rxQueue:
-		m.rxStall = false
+		m.setRxStall(false)
 	case txQueue:
 		m.txWaits = true
 	case eventQueue:
@@ -171,6 +175,7 @@ func (m *Muxer) Reset() {
 // configured CID, unless it is one that goes on.
 func (m *Muxer) forgetAll() {
 	m.ready.Clear()
+	m.setRxStall(false)
 	for _, c := range m.table {
 		m.forget(c)
 	}

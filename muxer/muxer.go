@@ -125,6 +125,10 @@ type Muxer struct {
 	rxUnfit   int  // unfit receive buffers that may still be given back this turn
 	rxStall   bool
 
+	// For how long rings have waited; see stall.go.
+	rxWait, replyWait, bufferWait span
+	inTurn                        int // connections that have something for the guest
+
 	batch  txBatch
 	txBufs guestmem.Buffers
 	rxBufs guestmem.Buffers

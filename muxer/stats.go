@@ -136,6 +136,14 @@ type Stats struct {
 	MemoryStalls stats.Counter // the host had no memory to write to a host socket, or to read from it
 	AcceptStalls stats.Counter // the listener began to wait for a descriptor
 
+	// How long those waits have lasted, by the loop's clock: of connections added up,
+	// of rings as it is.
+	CreditStalled stats.Stopwatch // host bytes waited for the guest's credit, buffer space or packets
+	HostStalled   stats.Stopwatch // a host socket pushed back
+	RxRingStalled stats.Stopwatch
+	ReplyStalled  stats.Stopwatch
+	BufferStalled stats.Stopwatch
+
 	GuestCID        stats.Gauge   // the guest's address in packets
 	PendingCID      stats.Gauge   // a configured address that is not valid yet; else 0
 	TransportResets stats.Counter // events that told a guest to drop its connections

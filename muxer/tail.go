@@ -16,6 +16,7 @@ const maxWaste = 16 << 20
 
 func (m *Muxer) becomeTail(c *conn) {
 	c.stage = stageTail
+	c.endStalls()
 	m.stats.Tails.Add(1)
 	c.watchOut = true
 	m.loop.Modify(c.fd, watchInOut) //nolint:errcheck // it is registered
