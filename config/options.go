@@ -147,7 +147,7 @@ var groups = []group{
 		{
 			name: "log-level", arg: "error|warn|info|debug", def: "info", live: true,
 			help:     "The least important lines to print.",
-			daemon:   func(d *Daemon, s string) (err error) { d.LogLevel, err = parseLogLevel(s); return err },
+			daemon:   func(d *Daemon, s string) (err error) { d.LogLevel, err = ParseLogLevel(s); return err },
 			ofDaemon: func(d *Daemon) any { return d.LogLevel },
 		},
 		{
