@@ -183,6 +183,7 @@ func ask(t *testing.T, c *Client, method, path, body string) (status int, answer
 func TestServerRefusesFaultyRequests(t *testing.T) {
 	f := newFake()
 	f.vms = []VM{{Name: "a"}}
+	close(f.drained) // none is to begin
 	c := serve(t, f)
 	for _, tt := range []struct {
 		method, path, body string
