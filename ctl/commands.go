@@ -56,11 +56,11 @@ var (
 var commands = []Command{
 	{
 		Name: "vms", Flags: withJSON, run: vms,
-		Help: "List the VMs: what came from the guest (TX) and went to it (RX), and what is buffered for host programs that do not read.",
+		Help: "List the VMs. TX came from the guest, RX went to it, and BUFFER is held for host programs that do not read.",
 	},
 	{
 		Name: "connections", Args: "[VM]", most: 1, Flags: withJSON, run: connections,
-		Help: "List the connections of a VM, or of all: CREDIT is how much the guest takes at this moment, WAITS FOR what keeps a connection from going on.",
+		Help: "List the connections of a VM, or of all. CREDIT is how much the guest takes at this moment, WAITS FOR what keeps a connection from going on.",
 	},
 	{
 		Name: "add", Args: "KEY=VALUE[,...]", least: 1, most: 1, Flags: withJSON, run: add,
@@ -68,20 +68,20 @@ var commands = []Command{
 	},
 	{
 		Name: "remove", Args: "VM", least: 1, most: 1, Flags: withJSON, run: remove,
-		Help: "Remove a VM at once: its guest gets RSTs, host programs get what is theirs and end of file. A VM of the configuration file comes back when that is read again.",
+		Help: "Remove a VM at once. Its guest gets RSTs, host programs get what is theirs and end of file. A VM of the configuration file comes back when that is read again.",
 	},
 	{
 		Name: "drain", Args: "VM", least: 1, most: 1, Flags: withTime, run: drain,
-		Help: "Remove a VM when its last connection has ended; new ones are refused both ways. It returns when the VM is gone; the draining goes on if it is interrupted.",
+		Help: "Remove a VM when its last connection has ended. New ones are refused both ways. It returns when the VM is gone; the drain goes on if it is interrupted.",
 	},
 	{
 		Name: "log-level", Args: "[LEVEL]", most: 1, Flags: withJSON, run: logLevel,
 		Choices: []string{"error", "warn", "info", "debug"},
-		Help:    "Show which lines the daemon logs, or set it: error, warn, info or debug. The next start or reload of the daemon may set another level.",
+		Help:    "Show the least important lines that the daemon logs, or set it to error, warn, info or debug. The configuration file is left as it is.",
 	},
 	{
 		Name: "top", Flags: onlyTheirs, run: top,
-		Help: "Watch the VMs and their busiest connections: what flows each second, and in how much of that time something waited. Leave with q. Where the output is no terminal, it shows one second and ends.",
+		Help: "Watch what flows each second, by VMs and their busiest connections. CREDIT%, BUFFERS% and HOST% are how much of the last second something waited for the guest to read, for its receive buffers, and for a host program to read. Leave with q. Where the output is no terminal, it shows one second and ends.",
 	},
 }
 
