@@ -15,10 +15,13 @@ import (
 type Daemon struct {
 	File string // the configuration file; empty: the command line says all
 	VMs  []VM
+	// Defaults hold for VMs that are added while the program runs.
+	Defaults Defaults
 
 	LogLevel    logrus.Level
 	LogFormat   LogFormat
 	MetricsAddr string // empty: no metrics
+	Control     string // path of the control socket; empty: none
 
 	Sandbox     sandbox.Mode
 	RuntimeDirs []string // where sockets of VMs to come may be

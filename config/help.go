@@ -16,6 +16,7 @@ Usage:
   vhost-user-vsock --fd N --uds-path PATH [options]
   vhost-user-vsock --vm socket=PATH,uds-path=PATH[,...] --vm ... [options]
   vhost-user-vsock --config FILE [options]
+  vhost-user-vsock --control PATH [options]
   vhost-user-vsock ctl COMMAND      talks to a running one: ctl --help
 `
 

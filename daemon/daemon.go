@@ -7,11 +7,13 @@ import (
 	"os"
 	"os/signal"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/config"
+	"github.com/vhost-user-vsock/vhost-user-vsock/control"
 )
 
 const (
@@ -42,6 +44,9 @@ type daemon struct {
 	http  *httpServer   // nil without --metrics-addr
 	fleet *fleet
 
+	control  *controlServer                  // nil without --control
+	defaults atomic.Pointer[config.Defaults] // of VMs that are added
+
 	granted   config.Granted // what the sandbox leaves
 	reloading sync.WaitGroup
 	stats     programStats
@@ -60,10 +65,12 @@ func Run(p Program, line config.CommandLine, cfg config.Daemon) error {
 }
 
 func newDaemon(p Program, log *logging, line config.CommandLine, cfg config.Daemon) *daemon {
-	return &daemon{
+	d := &daemon{
 		Program: p, log: log, line: line, cfg: cfg, fleet: newFleet(log),
 		granted: func(string, bool) error { return nil },
 	}
+	d.defaults.Store(&cfg.Defaults)
+	return d
 }
 
 func (d *daemon) serve() error {
@@ -96,6 +103,12 @@ func (d *daemon) open() (err error) {
 			return err
 		}
 	}
+	if d.cfg.Control != "" {
+		if d.control, err = listenControl(d.cfg.Control, &d.fleet.own); err != nil {
+			return err
+		}
+		d.fleet.control = d.cfg.Control
+	}
 	return d.fleet.open(d.cfg.VMs)
 }
 
@@ -104,8 +117,13 @@ func (d *daemon) start() {
 	d.fleet.start()
 	ready := d.log.WithField("version", d.Version).WithField("vms", len(d.cfg.VMs))
 	if d.http != nil {
-		d.http.start(newMetrics(d.fleet.list, &d.stats, d.log.linesLost, d.Version), healthHandler(d.fleet.list), d.log)
+		metrics := newMetrics(d.fleet.list, &d.stats, d.log.linesLost, d.Version)
+		d.http.start(metricsHandler(metrics, healthHandler(d.fleet.list), d.log), d.log)
 		ready = ready.WithField("metrics_addr", d.http.listener.Addr().String()) // port 0 is a number now
+	}
+	if d.control != nil {
+		d.control.http.start(control.Handler(operator{d}), d.log)
+		ready = ready.WithField("control", d.cfg.Control)
 	}
 	ready.Info("ready")
 }
@@ -148,6 +166,9 @@ func (d *daemon) wait(signals, reloads <-chan os.Signal) error {
 func (d *daemon) close() error {
 	err := d.fleet.close()
 	d.reloading.Wait()
+	if d.control != nil {
+		err = gather(err, d.control.close())
+	}
 	if d.http != nil {
 		err = gather(err, d.http.close())
 	}

@@ -78,6 +78,8 @@ type conn struct {
 	queued   bool // in the ready queue
 	stalled  bool // host bytes wait for the guest's credit
 
+	born     time.Duration // by the loop's clock
+	stalls   connStalls
 	wasted   int           // bytes that were read away
 	askAfter time.Duration // how long the guest has to tell of credit before it is asked again
 	hostAt   time.Duration // deadline by the loop's clock, or 0

@@ -87,15 +87,18 @@ func (m *Muxer) Detach() {
 func (m *Muxer) StartQueue(index int, q *virtqueue.Queue) {
 	switch index {
 	case rxQueue:
-		m.rx, m.rxStall = q, false
+		m.rx = q
+		m.setRxStall(false)
 	case txQueue:
-		m.tx, m.txWaits, m.txStall, m.txFaulted = q, true, stallNone, false
+		m.tx, m.txWaits, m.txFaulted = q, true, false
+		m.setTxStall(stallNone)
 		m.batch.conn = nil // a fault in guest memory may have left one
 	case eventQueue:
 		m.startEvents(q)
 		return
 	}
 	if m.running() {
+		m.stats.Running.Set(1)
 		m.clock.start(m.loop.Now())
 		m.meetDriver()
 		m.promoteWaiting()
@@ -124,15 +127,18 @@ func (m *Muxer) meetDriver() {
 // served to the end first: it may be the last words of a guest that powers off.
 func (m *Muxer) StopQueue(index int) {
 	if index == rxQueue || index == txQueue {
+		m.stats.Running.Set(0)
 		m.clock.stop(m.loop.Now())
 	}
 	switch index {
 	case rxQueue:
+		m.setRxStall(false)
 		if m.rx != nil {
 			defer func() { m.rx = nil }() // also when the guest's memory is gone
 			m.rx.NotifyIfNeeded()
 		}
 	case txQueue:
+		m.setTxStall(stallNone)
 		if m.tx != nil {
 			defer func() { m.tx = nil }()
 			if !m.txFaulted {
@@ -149,7 +155,7 @@ func (m *Muxer) StopQueue(index int) {
 func (m *Muxer) Kick(index int) {
 	switch index {
 	case rxQueue:
-		m.rxStall = false
+		m.setRxStall(false)
 	case txQueue:
 		m.txWaits = true
 	case eventQueue:
@@ -169,6 +175,7 @@ func (m *Muxer) Reset() {
 // configured CID, unless it is one that goes on.
 func (m *Muxer) forgetAll() {
 	m.ready.Clear()
+	m.setRxStall(false)
 	for _, c := range m.table {
 		m.forget(c)
 	}
