@@ -81,7 +81,7 @@ var commands = []Command{
 	},
 	{
 		Name: "top", Flags: onlyTheirs, run: top,
-		Help: "Watch what flows each second, by VMs and their busiest connections. CREDIT%, BUFFERS% and HOST% are how much of the last second something waited for the guest to read, for its receive buffers, and for a host program to read. Leave with q. Where the output is no terminal, it shows one second and ends.",
+		Help: "Watch what flows each second, by VMs and their busiest connections. CREDIT%, BUFFERS% and HOST% are how much of the last second connections waited for the guest to read, for its receive buffers, and for host programs to read: 100 is one that waited all the time. Leave with q. Where the output is no terminal, it shows one second and ends.",
 	},
 }
 
