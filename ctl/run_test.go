@@ -167,6 +167,9 @@ func TestOptionsStandAnywhere(t *testing.T) {
 			t.Errorf("%q: %+v, error %v", args, l, err)
 		}
 	}
+	if _, err := parse([]string{"connections", "--", "a", "--json"}); err == nil || !strings.Contains(err.Error(), `"--json" is too many`) {
+		t.Errorf("error %v", err)
+	}
 	l, err := parse([]string{"remove", "--", "--json"})
 	if err != nil || !slices.Equal(l.args, []string{"--json"}) || l.json || l.control != DefaultControl {
 		t.Errorf("%+v, error %v", l, err)
