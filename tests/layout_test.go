@@ -31,10 +31,11 @@ var imports = map[string][]string{
 	"vhostuser": {"eventloop", "guestmem", "ratelog", "stats", "virtqueue"},
 	"muxer":     {"csm", "eventloop", "guestmem", "killq", "ratelog", "rxq", "stats", "virtqueue"},
 	"config":    {"hostsock", "muxer", "sandbox"},
+	"ctl":       {"config", "control"},
 	"daemon":    {"config", "control", "eventloop", "hostsock", "muxer", "sandbox", "stats", "vhostuser"},
 
-	"cmd/vhost-user-vsock": {"config", "daemon"},
-	"packaging/manual":     {"config"},
+	"cmd/vhost-user-vsock": {"config", "ctl", "daemon"},
+	"packaging/manual":     {"config", "ctl"},
 }
 
 // TestImportsGoDown holds the packages to the table.
