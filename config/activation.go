@@ -52,6 +52,7 @@ func (v *VM) slots() []slot {
 func (d *Daemon) slots() []slot {
 	return []slot{
 		{"metrics-addr", activated.TCP, d.MetricsAddr, &d.ActivatedMetrics},
+		{"control", activated.Unix, d.Control, &d.ActivatedControl},
 	}
 }
 
@@ -96,6 +97,9 @@ func (in *inheritance) giveDaemon(d *Daemon) (err error) {
 	}
 	if d.ActivatedMetrics != nil {
 		d.MetricsAddr = d.ActivatedMetrics.Address
+	}
+	if d.ActivatedControl != nil && d.Control == "" {
+		d.Control = d.ActivatedControl.Address
 	}
 	return nil
 }

@@ -16,13 +16,17 @@ import (
 type Daemon struct {
 	File string // the configuration file; empty: the command line says all
 	VMs  []VM
+	// Defaults hold for VMs that are added while the program runs.
+	Defaults Defaults
 
 	LogLevel    logrus.Level
 	LogFormat   LogFormat
 	MetricsAddr string // empty: no metrics
+	Control     string // path of the control socket; empty: none
 
 	Sockets          []*activated.Socket // all that the service manager passed on
 	ActivatedMetrics *activated.Socket   // that of MetricsAddr, or nil
+	ActivatedControl *activated.Socket   // that of Control, or nil
 	sole             string              // the only VM at the start; empty: there were several
 
 	Sandbox     sandbox.Mode

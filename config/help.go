@@ -16,6 +16,8 @@ Usage:
   vhost-user-vsock --fd N --uds-path PATH [options]
   vhost-user-vsock --vm socket=PATH,uds-path=PATH[,...] --vm ... [options]
   vhost-user-vsock --config FILE [options]
+  vhost-user-vsock --control PATH [options]
+  vhost-user-vsock ctl COMMAND      talks to a running one: ctl --help
 `
 
 const helpExamples = `
@@ -57,21 +59,24 @@ func HelpText() string {
 	for _, g := range FlagGroups() {
 		fmt.Fprintf(&b, "\n%s:\n", g.Title)
 		for _, f := range g.Flags {
-			b.WriteString(f.usage())
+			b.WriteString(f.Usage())
 		}
 	}
 	b.WriteString(helpExamples)
 	return b.String()
 }
 
-// usage is the flag's part of the help text.
-func (f *Flag) usage() string {
+// Usage is the flag's part of a help text.
+func (f *Flag) Usage() string {
 	text := f.Help
 	if f.Default != "" {
 		text += " Default: " + f.Default + "."
 	}
-	return "  " + strings.Join(f.Spellings(), ", ") + "\n" + wrap(text, 6)
+	return HelpEntry(strings.Join(f.Spellings(), ", "), text)
 }
+
+// HelpEntry is a part of a help text: a head, and sentences that explain it.
+func HelpEntry(head, text string) string { return "  " + head + "\n" + wrap(text, 6) }
 
 // wrap breaks text into lines of helpWidth columns that begin with indent
 // spaces.

@@ -11,16 +11,20 @@ import (
 // sources are where the values of a configuration come from, the first of each
 // list first.
 type sources struct {
-	program []section
-	vms     []vmSources
+	program  []section
+	vms      []vmSources
+	defaults Defaults
 }
 
 // vmSources are those of one VM: its own section, and those with the values that
 // all have.
 type vmSources struct {
 	own      section
-	defaults []section
+	defaults Defaults
 }
+
+// Defaults are the sections with the values of options that a VM does not give.
+type Defaults []section
 
 // checks are what differs between the first look at a configuration and later
 // ones, when a sandbox is in force and descriptors have been handed on.
@@ -66,7 +70,7 @@ func (c *CommandLine) load(check checks) (Daemon, error) {
 	if err != nil {
 		return Daemon{}, err
 	}
-	d := Daemon{File: c.file, Sockets: check.sockets.sockets, sole: check.sockets.sole}
+	d := Daemon{File: c.file, Defaults: from.defaults, Sockets: check.sockets.sockets, sole: check.sockets.sole}
 	err = eachOption(func(o *option) error {
 		if o.daemon == nil {
 			return nil
@@ -102,6 +106,8 @@ func (c *CommandLine) sources() (sources, error) {
 		return c.fileSources()
 	case len(c.vms) > 0:
 		return c.vmFlagSources()
+	case len(c.flags.values["control"]) > 0 && !c.describesVM():
+		return c.vmFlagSources() // of none
 	}
 	return sources{program: []section{c.flags}, vms: []vmSources{{own: c.flags}}}, nil
 }
@@ -114,9 +120,9 @@ func (c *CommandLine) vmFlagSources() (sources, error) {
 		}
 		return fmt.Errorf("%s %q: only one VM can have it; give it in a --vm", v.at, v.text)
 	})
-	from := sources{program: []section{c.flags}}
+	from := sources{program: []section{c.flags}, defaults: Defaults{c.flags}}
 	for _, s := range c.vms {
-		from.vms = append(from.vms, vmSources{own: s, defaults: []section{c.flags}})
+		from.vms = append(from.vms, vmSources{own: s, defaults: from.defaults})
 	}
 	return from, err
 }
@@ -133,11 +139,21 @@ func (c *CommandLine) fileSources() (sources, error) {
 		return sources{}, err
 	}
 	f, err := readFile(c.file)
-	from := sources{program: []section{c.flags, f.program}}
+	from := sources{program: []section{c.flags, f.program}, defaults: Defaults{f.defaults}}
 	for _, s := range f.vms {
-		from.vms = append(from.vms, vmSources{own: s, defaults: []section{f.defaults}})
+		from.vms = append(from.vms, vmSources{own: s, defaults: from.defaults})
 	}
 	return from, err
+}
+
+// describesVM reports whether an option stands alone on the command line that only
+// one VM can have.
+func (c *CommandLine) describesVM() (found bool) {
+	_ = c.eachFlag(func(o *option, _ value) error {
+		found = found || o.unique
+		return nil
+	})
+	return found
 }
 
 // eachFlag visits the options that stand alone on the command line.

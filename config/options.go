@@ -153,7 +153,7 @@ var groups = []group{
 		{
 			name: "log-level", arg: "error|warn|info|debug", def: "info", live: true,
 			help:     "The least important lines to print.",
-			daemon:   func(d *Daemon, s string) (err error) { d.LogLevel, err = parseLogLevel(s); return err },
+			daemon:   func(d *Daemon, s string) (err error) { d.LogLevel, err = ParseLogLevel(s); return err },
 			ofDaemon: func(d *Daemon) any { return d.LogLevel },
 		},
 		{
@@ -167,6 +167,14 @@ var groups = []group{
 			help:     "Serve /metrics for Prometheus and /healthz here over HTTP. Off unless given.",
 			daemon:   func(d *Daemon, s string) (err error) { d.MetricsAddr, err = parseMetricsAddr(s); return err },
 			ofDaemon: func(d *Daemon) any { return d.MetricsAddr },
+		},
+	}},
+	{"Control", []option{
+		{
+			name: "control", arg: "PATH",
+			help:     "Listen here for requests over HTTP that show, add, drain and remove VMs. Who can connect, by the file's mode 0600 the program's own user, can do all that the program can. With it the program may begin without VMs. Off unless given.",
+			daemon:   func(d *Daemon, s string) (err error) { d.Control, err = parseSocketPath(s); return err },
+			ofDaemon: func(d *Daemon) any { return d.Control },
 		},
 	}},
 	{"Privileges", []option{

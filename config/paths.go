@@ -114,10 +114,15 @@ func (d *Daemon) Paths() (p sandbox.Paths) {
 	p.Sockets = append(p.Sockets, d.RuntimeDirs...)
 	p.Files = append(p.Files, d.RuntimeDirs...)
 	p.Written = append(p.Written, d.RuntimeDirs...)
-	if d.File == "" {
+	if d.Control != "" && d.ActivatedControl == nil {
+		p.Sockets = append(p.Sockets, filepath.Dir(d.Control))
+	}
+	if d.File != "" {
+		p.Files = append(p.Files, filepath.Dir(d.File)) // for it is replaced by renaming
+	}
+	if d.File == "" && d.Control == "" {
 		return p
 	}
-	p.Files = append(p.Files, filepath.Dir(d.File))               // for it is replaced by renaming
 	for _, names := range []string{"/etc/passwd", "/etc/group"} { // of owners
 		if _, err := os.Stat(names); err == nil {
 			p.Files = append(p.Files, names)

@@ -24,7 +24,7 @@ func (d *Daemon) checkTogether(from []vmSources) error {
 			return fmt.Errorf("%s %q: VM %q has %s; give each a file of its own", own.at("trace-packets"), v.Trace, o.Name, o.Trace)
 		}
 		names[v.Name], fds[v.FD] = true, true
-		if err := checkConflicts(d.VMs[:i], v, own); err != nil {
+		if err := checkConflicts(d.VMs[:i], d.Control, v, own); err != nil {
 			return err
 		}
 	}
@@ -43,13 +43,18 @@ func sharesTrace(others []VM, v VM) *VM {
 }
 
 // CheckConflicts returns an error if sockets of v get into the way of those of
-// other VMs.
-func CheckConflicts(others []VM, v VM) error { return checkConflicts(others, v, &section{}) }
+// other VMs, or of the control socket, unless its path is empty.
+func CheckConflicts(others []VM, control string, v VM) error {
+	return checkConflicts(others, control, v, &section{})
+}
 
 // checkConflicts refuses sockets of v, given in own, that get into the way of
-// those of others, or of each other.
-func checkConflicts(others []VM, v VM, own *section) error {
+// those of others, of the control socket, or of each other.
+func checkConflicts(others []VM, control string, v VM, own *section) error {
 	uds, sockets := []string{v.UDSPath}, []string(nil)
+	if control != "" {
+		sockets = append(sockets, control)
+	}
 	for _, o := range others {
 		uds = append(uds, o.UDSPath)
 		if o.Frontend == SocketFile && o.Socket != "" {

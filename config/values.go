@@ -170,19 +170,28 @@ func parseMetricsAddr(s string) (string, error) {
 	return s, nil
 }
 
-// parseLogLevel knows the levels that the program uses.
-func parseLogLevel(s string) (logrus.Level, error) {
-	switch s {
-	case "error":
-		return logrus.ErrorLevel, nil
-	case "warn":
-		return logrus.WarnLevel, nil
-	case "info":
-		return logrus.InfoLevel, nil
-	case "debug":
-		return logrus.DebugLevel, nil
+// logLevels are the levels that the program uses, by their names here.
+var logLevels = map[string]logrus.Level{
+	"error": logrus.ErrorLevel, "warn": logrus.WarnLevel, "info": logrus.InfoLevel, "debug": logrus.DebugLevel,
+}
+
+// ParseLogLevel reads the name of a level.
+func ParseLogLevel(s string) (logrus.Level, error) {
+	level, ok := logLevels[s]
+	if !ok {
+		return 0, errors.New("not a level; give error, warn, info or debug")
 	}
-	return 0, errors.New("not a level; give error, warn, info or debug")
+	return level, nil
+}
+
+// LogLevelName returns the name of a level.
+func LogLevelName(level logrus.Level) string {
+	for name, l := range logLevels {
+		if l == level {
+			return name
+		}
+	}
+	return level.String()
 }
 
 // LogFormat is how log lines look.

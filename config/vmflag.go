@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 )
 
@@ -50,4 +51,24 @@ func splitEntries(text string) []string {
 		}
 	}
 	return append(entries, entry.String())
+}
+
+// VMOptions takes the value of a --vm apart for another process: the texts of options
+// by their names. Paths that began in this process's working directory are absolute.
+func VMOptions(text string) (map[string]string, error) {
+	s, err := parseVMFlag(text)
+	if err != nil {
+		return nil, err
+	}
+	options := make(map[string]string)
+	for name, values := range s.values {
+		options[name] = values[0].text
+		if optionNamed(name).arg != "PATH" || values[0].text == "" {
+			continue
+		}
+		if options[name], err = filepath.Abs(values[0].text); err != nil {
+			return nil, fmt.Errorf("%s %q: %w", name, values[0].text, err)
+		}
+	}
+	return options, nil
 }

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -77,5 +78,19 @@ func TestSplitEntries(t *testing.T) {
 		if got := splitEntries(text); !slices.Equal(got, strings.Split(want, "|")) {
 			t.Errorf("splitEntries(%q) = %q, want %q", text, got, want)
 		}
+	}
+}
+
+func TestVMOptions(t *testing.T) {
+	dir := inTempDir(t)
+	got, err := VMOptions("name=web,socket-path=odd,,name,uds-path=/u,guest-cid=/cid,packed")
+	want := map[string]string{
+		"name": "web", "socket": dir + "/odd,name", "uds-path": "/u", "guest-cid": "/cid", "packed": "true",
+	}
+	if err != nil || !maps.Equal(got, want) {
+		t.Errorf("options %q, error %v", got, err)
+	}
+	if got, err := VMOptions("name=web,soket=x"); err == nil || !strings.Contains(err.Error(), "soket") {
+		t.Errorf("options %q, error %v", got, err)
 	}
 }

@@ -114,6 +114,10 @@ func (c *Conn) HostShut() uint32 { return c.hostShut }
 // Buffered returns how many bytes the guest has sent that were not forwarded.
 func (c *Conn) Buffered() int { return int(c.tx.buffered()) }
 
+// Transferred returns how many bytes of payload the guest has sent in all, and how
+// many were sent to it.
+func (c *Conn) Transferred() (tx, rx uint64) { return c.tx.received, c.rx.sent }
+
 // Receive takes a packet of the guest whose addresses and type are this
 // connection's own.
 func (c *Conn) Receive(h *Header) Reaction {

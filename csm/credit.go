@@ -148,22 +148,22 @@ func (r *packetRecord) grow() {
 
 // txCredit tracks the buffer space that we offer to the guest.
 type txCredit struct {
-	received  uint32 // bytes taken from the guest in all, modulo 2^32
-	forwarded uint32 // bytes the host program has, or nobody will ever read
+	received  uint64 // bytes taken from the guest in all
+	forwarded uint32 // bytes the host program has, or nobody will ever read, modulo 2^32
 	told      uint32 // forwarded as the guest last heard it
 	partial   uint32 // of what is buffered, the beginning of a message without its end
 	bufAlloc  uint32 // our buffer in bytes
 }
 
 // buffered returns how many bytes wait for the host socket.
-func (c *txCredit) buffered() uint32 { return c.received - c.forwarded }
+func (c *txCredit) buffered() uint32 { return uint32(c.received) - c.forwarded }
 
 // admit accounts for an RW packet and reports whether the guest had the credit.
 func (c *txCredit) admit(n uint32) bool {
-	if uint64(c.received-c.forwarded)+uint64(n) > uint64(c.bufAlloc) {
+	if uint64(c.buffered())+uint64(n) > uint64(c.bufAlloc) {
 		return false
 	}
-	c.received += n
+	c.received += uint64(n)
 	return true
 }
 
@@ -203,6 +203,6 @@ func (c *txCredit) updateDue(guestBuf uint32) bool {
 		return false
 	}
 	usable := min(c.bufAlloc, guestBuf)
-	seen := int64(usable) - int64(c.received-c.told)
+	seen := int64(usable) - int64(uint32(c.received)-c.told)
 	return seen < MaxPayload || delta >= usable/4
 }

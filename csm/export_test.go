@@ -11,5 +11,5 @@ func (p *Pool) Spare() int { return p.spare }
 // bytes taken from it and forwarded.
 func (c *Conn) StartCounters(rx uint64, tx uint32) {
 	c.rx.sent, c.rx.forwarded = rx, rx
-	c.tx.received, c.tx.forwarded, c.tx.told = tx, tx, tx
+	c.tx.received, c.tx.forwarded, c.tx.told = uint64(tx), tx, tx
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/config"
+	"github.com/vhost-user-vsock/vhost-user-vsock/control"
 	"github.com/vhost-user-vsock/vhost-user-vsock/hostsock"
 )
 
@@ -16,7 +17,8 @@ import (
 var errClosing = errors.New("the program ends")
 
 // apply makes the fleet what want says, without touching VMs that stay as they
-// are. After an error it is as it was. A VM that cannot start is no error: it
+// are; among these are VMs that were added beside the configuration and are not in
+// it now. After an error it is as it was. A VM that cannot start is no error: it
 // fails alone. It is safe for concurrent use; changes happen one after another.
 func (f *fleet) apply(want []config.VM) error {
 	f.changing.Lock()
@@ -24,6 +26,12 @@ func (f *fleet) apply(want []config.VM) error {
 	have := f.list()
 	want = slices.Clone(want)
 	twins := pair(have, want)
+	configured := len(want)
+	for _, v := range have {
+		if v.origin == control.FromControl && !slices.Contains(twins, v) {
+			want, twins = append(want, v.cfg), append(twins, v)
+		}
+	}
 	if err := checkNames(want, twins); err != nil {
 		return err
 	}
@@ -33,7 +41,11 @@ func (f *fleet) apply(want []config.VM) error {
 		v.log.Info("VM is removed")
 	}
 	for i, cfg := range want {
-		if err := f.become(twins[i], cfg); err != nil {
+		origin := control.FromConfig
+		if i >= configured {
+			origin = control.FromControl
+		}
+		if err := f.become(twins[i], cfg, origin); err != nil {
 			return err
 		}
 	}
@@ -89,16 +101,19 @@ func checkNames(want []config.VM, twins []*vm) error {
 }
 
 // become makes v, nil if it is new, what cfg says, as far as that is possible now.
-func (f *fleet) become(v *vm, cfg config.VM) error {
+func (f *fleet) become(v *vm, cfg config.VM, origin control.Origin) error {
 	switch gone := v == nil || !v.up(); {
 	case gone && cfg.FD != config.NoFD:
 		return nil // what was inherited is closed, and its number may be another's
 	case v == nil:
-		return f.add(cfg)
+		return f.add(cfg, origin)
 	case gone:
 		f.remove([]*vm{v})
-		return f.add(cfg)
+		return f.add(cfg, origin)
 	}
+	f.mu.Lock()
+	v.origin = origin
+	f.mu.Unlock()
 	changes := v.cfg.Changes(&cfg)
 	if len(changes.Live) > 0 {
 		v.log.WithField("options", changes.Live).Info("options changed")
@@ -122,25 +137,24 @@ func (f *fleet) replace(v *vm) {
 	f.mu.Lock()
 	there := !f.closing && slices.Contains(f.vms, v)
 	f.mu.Unlock()
-	if !there {
+	if !there || v.draining.Load() {
 		return
 	}
+	v.log.Info("frontend has left, VM begins anew")
 	cfg := v.cfg
 	if wanted := v.wanted.Load(); wanted != nil {
-		cfg = *wanted
+		cfg = wanted.cfg
 	}
-	v.log.Info("frontend has left, VM begins anew")
 	f.remove([]*vm{v})
-	again := []config.VM{cfg}
 	// What kept others from starting may be gone with v.
 	failed := slices.DeleteFunc(f.list(), func(v *vm) bool { return v.up() || v.cfg.FD != config.NoFD })
 	f.remove(failed)
-	for _, v := range failed {
-		again = append(again, v.cfg)
+	if f.add(cfg, v.origin) != nil {
+		return // the program ends
 	}
-	for _, cfg := range again {
-		if f.add(cfg) != nil {
-			return // the program ends
+	for _, v := range failed {
+		if f.add(v.cfg, v.origin) != nil {
+			return
 		}
 	}
 	f.shareLimits()
@@ -151,6 +165,7 @@ func (f *fleet) remove(vms []*vm) {
 	f.mu.Lock()
 	for _, v := range vms {
 		v.leaving = true
+		v.cut = v.stats.connections()
 	}
 	f.mu.Unlock()
 	var ending sync.WaitGroup
@@ -170,9 +185,14 @@ func (f *fleet) remove(vms []*vm) {
 
 // add serves another VM. One that cannot start has failed, and is there. The
 // caller holds changing.
-func (f *fleet) add(cfg config.VM) error {
-	v := newVM(cfg, f)
-	err := f.openBeside(v, f.serving())
+func (f *fleet) add(cfg config.VM, origin control.Origin) error {
+	v := newVM(cfg, origin, f)
+	return f.enlist(v, f.openBeside(v, f.serving()))
+}
+
+// enlist puts a VM into the list and serves it or, if that could not be opened for
+// an error, notes that it has failed.
+func (f *fleet) enlist(v *vm, err error) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.closing {
@@ -197,7 +217,7 @@ func (f *fleet) openBeside(v *vm, others []*vm) error {
 	if err != nil {
 		return err
 	}
-	if err := config.CheckConflicts(configs, v.cfg); errors.Is(err, hostsock.ErrConflict) {
+	if err := config.CheckConflicts(configs, f.control, v.cfg); errors.Is(err, hostsock.ErrConflict) {
 		return err // else hostsock tells what is wrong
 	}
 	useProcessors(len(limits))

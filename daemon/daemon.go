@@ -8,11 +8,13 @@ import (
 	"os"
 	"os/signal"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/config"
+	"github.com/vhost-user-vsock/vhost-user-vsock/control"
 )
 
 const (
@@ -43,6 +45,9 @@ type daemon struct {
 	http  *httpServer   // nil without --metrics-addr
 	fleet *fleet
 
+	control  *controlServer                  // nil without --control
+	defaults atomic.Pointer[config.Defaults] // of VMs that are added
+
 	manager  *manager       // wait's
 	examined chan struct{}  // the loops, by watchHealth; one that waits stands for all
 	granted  config.Granted // what the sandbox leaves
@@ -67,11 +72,13 @@ func Run(p Program, line config.CommandLine, cfg config.Daemon) error {
 }
 
 func newDaemon(p Program, log *logging, line config.CommandLine, cfg config.Daemon, manager *manager) *daemon {
-	return &daemon{
+	d := &daemon{
 		Program: p, log: log, line: line, cfg: cfg, fleet: newFleet(log), manager: manager,
 		examined: make(chan struct{}, 1),
 		granted:  func(string, config.Use) error { return nil },
 	}
+	d.defaults.Store(&cfg.Defaults)
+	return d
 }
 
 func (d *daemon) serve() error {
@@ -104,6 +111,12 @@ func (d *daemon) open() (err error) {
 			return err
 		}
 	}
+	if d.cfg.Control != "" {
+		if d.control, err = listenControl(d.cfg.ActivatedControl, d.cfg.Control, &d.fleet.own); err != nil {
+			return err
+		}
+		d.fleet.control = d.cfg.Control
+	}
 	// No guest may reach a socket of the service manager's, whether or not a VM uses
 	// it now. One whose file is gone is out of reach anyway.
 	for _, s := range d.cfg.Sockets {
@@ -120,8 +133,13 @@ func (d *daemon) start() {
 	d.background.Go(func() { d.fleet.watchHealth(ctx, d.examined) })
 	ready := d.log.WithField("version", d.Version).WithField("vms", len(d.cfg.VMs))
 	if d.http != nil {
-		d.http.start(newMetrics(d.fleet.list, &d.stats, d.log.linesLost, d.Version), healthHandler(d.fleet.list), d.log)
+		metrics := newMetrics(d.fleet.list, &d.stats, d.log.linesLost, d.Version)
+		d.http.start(metricsHandler(metrics, healthHandler(d.fleet.list), d.log), d.log)
 		ready = ready.WithField("metrics_addr", d.http.listener.Addr().String()) // port 0 is a number now
+	}
+	if d.control != nil {
+		d.control.http.start(control.Handler(operator{d}), d.log)
+		ready = ready.WithField("control", d.cfg.Control)
 	}
 	ready.Info("ready")
 	d.manager.ready(status(d.fleet.list()))
@@ -183,6 +201,9 @@ func (d *daemon) close() error {
 	}
 	err := d.fleet.close()
 	d.background.Wait()
+	if d.control != nil {
+		err = gather(err, d.control.close())
+	}
 	if d.http != nil {
 		err = gather(err, d.http.close())
 	}

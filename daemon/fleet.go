@@ -9,15 +9,18 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/config"
+	"github.com/vhost-user-vsock/vhost-user-vsock/control"
 	"github.com/vhost-user-vsock/vhost-user-vsock/hostsock"
 )
 
-// fleet is the VMs that the process serves. Each ends alone. A control interface
-// would change it by add and remove, with changing held.
+// fleet is the VMs that the process serves. Each ends alone. It is changed by apply,
+// as the configuration says, and by admit, drain and dismiss, one VM at a time.
 type fleet struct {
 	log   logrus.FieldLogger
 	own   hostsock.Registry // the sockets of all
 	files uint64            // how many may be open
+
+	control string // path of the control socket, empty: there is none
 
 	tails  context.Context // done: host programs are not waited for any more
 	giveUp func()          // makes it so
@@ -49,7 +52,7 @@ func (f *fleet) open(vms []config.VM) error {
 	}
 	useProcessors(len(vms))
 	for i, cfg := range vms {
-		v := newVM(cfg, f)
+		v := newVM(cfg, control.FromConfig, f)
 		f.vms = append(f.vms, v)
 		if err := v.open(limits[i]); err != nil {
 			return blame(v, err, len(vms))

@@ -51,7 +51,7 @@ func examine(ctx context.Context, vms []*vm) (stuck []*vm) {
 	answers := make(map[*vm]<-chan struct{})
 	for _, v := range vms {
 		if v.up() {
-			answers[v] = v.probe.ask(v.loop.Do)
+			answers[v] = v.probe.ask(v.loop.Do, func() struct{} { return struct{}{} }).given
 			stuck = append(stuck, v)
 		}
 	}
@@ -123,27 +123,35 @@ func (v *vm) setStuck(stuck bool) {
 // safe for concurrent use.
 func (v *vm) stuck() bool { return v.stats.stuck.Load() != 0 }
 
-// probe is a question to a loop. There is one at a time, so that those who ask
-// a stuck loop do not pile up in it.
-type probe struct {
+// question is what a loop is asked. It is asked once at a time, so that those who
+// ask a stuck loop do not pile up in it.
+type question[T any] struct {
 	mu      sync.Mutex
-	pending chan struct{} // guarded by mu; closed by the loop's answer
+	pending *answer[T] // guarded by mu
 }
 
-// ask returns a channel that is closed once a loop has run a function that do
-// queued.
-func (p *probe) ask(do func(func())) <-chan struct{} {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.pending != nil {
+// answer is what a loop answers to all who asked at the time.
+type answer[T any] struct {
+	given chan struct{} // closed by the loop
+	value T             // to be read once given is closed
+}
+
+// ask has a loop run find as a function that do queues, unless one is queued.
+func (q *question[T]) ask(do func(func()), find func() T) *answer[T] {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.pending != nil {
 		select {
-		case <-p.pending: // answered
+		case <-q.pending.given:
 		default:
-			return p.pending
+			return q.pending
 		}
 	}
-	answered := make(chan struct{})
-	p.pending = answered
-	do(func() { close(answered) })
-	return answered
+	a := &answer[T]{given: make(chan struct{})}
+	q.pending = a
+	do(func() {
+		a.value = find()
+		close(a.given)
+	})
+	return a
 }

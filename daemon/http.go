@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	stdlog "log"
@@ -17,16 +18,17 @@ import (
 )
 
 const (
-	// httpClients is how many HTTP connections may be open; they come out of
-	// the reserved descriptors.
+	// httpClients is how many HTTP connections a server may have open; they come
+	// out of the reserved descriptors.
 	httpClients = 16
 
-	httpReadLimit  = 5 * time.Second
-	httpWriteLimit = 10 * time.Second
-	httpIdleLimit  = time.Minute
+	httpReadLimit   = 5 * time.Second
+	httpWriteLimit  = 10 * time.Second
+	httpIdleLimit   = time.Minute
+	httpFinishLimit = 100 * time.Millisecond
 )
 
-// httpServer answers /metrics and /healthz.
+// httpServer answers the requests that come by a listening socket.
 type httpServer struct {
 	listener net.Listener
 	server   *http.Server
@@ -44,16 +46,26 @@ func listenHTTP(inherited *activated.Socket, addr string) (*httpServer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--metrics-addr %q: %w; give a free address of this machine", addr, err)
 	}
-	return &httpServer{listener: limitListener(l, httpClients), done: make(chan struct{})}, nil
+	return newHTTPServer(l), nil
 }
 
-// start answers requests until close.
-func (s *httpServer) start(metrics prometheus.Gatherer, health http.Handler, log logrus.FieldLogger) {
+// newHTTPServer returns a server on l, which it owns then.
+func newHTTPServer(l net.Listener) *httpServer {
+	return &httpServer{listener: limitListener(l, httpClients), done: make(chan struct{})}
+}
+
+// metricsHandler answers /metrics and /healthz.
+func metricsHandler(metrics prometheus.Gatherer, health http.Handler, log logrus.FieldLogger) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{ErrorLog: log}))
 	mux.Handle("GET /healthz", health)
+	return mux
+}
+
+// start answers requests until close.
+func (s *httpServer) start(handler http.Handler, log logrus.FieldLogger) {
 	s.server = &http.Server{
-		Handler:        mux,
+		Handler:        handler,
 		ReadTimeout:    httpReadLimit,
 		WriteTimeout:   httpWriteLimit,
 		IdleTimeout:    httpIdleLimit,
@@ -63,7 +75,7 @@ func (s *httpServer) start(metrics prometheus.Gatherer, health http.Handler, log
 	go func() {
 		defer close(s.done)
 		if err := s.server.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
-			log.WithError(err).Error("metrics are no longer served")
+			log.WithError(err).WithField("address", s.listener.Addr().String()).Error("HTTP is no longer served")
 		}
 	}()
 }
@@ -76,6 +88,16 @@ func (s *httpServer) close() error {
 	err := s.server.Close()
 	<-s.done
 	return err
+}
+
+// finish is close once answers that are on their way have left.
+func (s *httpServer) finish() error {
+	if s.server != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), httpFinishLimit)
+		defer cancel()
+		s.server.Shutdown(ctx) //nolint:errcheck // close ends what has not
+	}
+	return s.close()
 }
 
 // debugWriter turns what net/http says about its clients into log lines.

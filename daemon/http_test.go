@@ -57,7 +57,8 @@ func startHTTP(t *testing.T, vms []*vm) *httpServer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.start(newMetrics(listOf(vms...), new(programStats), noneLost, "devel"), healthHandler(listOf(vms...)), quietLog())
+	metrics := newMetrics(listOf(vms...), new(programStats), noneLost, "devel")
+	s.start(metricsHandler(metrics, healthHandler(listOf(vms...)), quietLog()), quietLog())
 	t.Cleanup(func() {
 		if err := s.close(); err != nil {
 			t.Error(err)
@@ -183,13 +184,14 @@ func TestHealthOfAStuckLoop(t *testing.T) {
 	if !slices.Contains(examine(ctx, []*vm{v}), v) {
 		t.Error("not stuck though its loop is")
 	}
-	first := v.probe.ask(v.loop.Do)
-	if first != v.probe.ask(v.loop.Do) {
+	nothing := func() struct{} { return struct{}{} }
+	first := v.probe.ask(v.loop.Do, nothing)
+	if first != v.probe.ask(v.loop.Do, nothing) {
 		t.Error("probes pile up")
 	}
 	close(release)
 	select {
-	case <-first:
+	case <-first.given:
 	case <-time.After(testLimit):
 		t.Error("no answer though the loop goes on")
 	}
@@ -200,7 +202,7 @@ func TestHealthOfAStuckLoop(t *testing.T) {
 
 func TestHealthGivesUpAfterASecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		stuck := &vm{name: "cid3", probe: probe{pending: make(chan struct{})}}
+		stuck := &vm{name: "cid3", probe: question[struct{}]{pending: &answer[struct{}]{given: make(chan struct{})}}}
 		stuck.stats.up.Set(1)
 		start := time.Now()
 		answer := httptest.NewRecorder()

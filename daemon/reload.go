@@ -40,6 +40,7 @@ func (d *daemon) applyToProgram(to *config.Daemon) {
 	d.log.SetLevel(to.LogLevel)
 	d.cfg.LogLevel = to.LogLevel
 	d.cfg.VMs = to.VMs
+	d.defaults.Store(&to.Defaults)
 	waiting := d.cfg.Changes(to).Waiting
 	d.stats.waiting.Set(int64(len(waiting)))
 	if len(waiting) > 0 {

@@ -14,12 +14,19 @@ import (
 // a frontend that connects again at once, or somebody who never says a word.
 const vacancyRetry = time.Second
 
+// successor is what a VM is to be.
+type successor struct {
+	cfg     config.VM
+	options []string // that are different
+}
+
 // replaceBy has the VM replaced once its frontend has left; nil: it stays. waiting
 // are the options for which that is done.
 func (v *vm) replaceBy(cfg *config.VM, waiting []string) {
-	v.wanted.Store(cfg)
+	v.wanted.Store(nil)
 	v.stats.waiting.Set(int64(len(waiting)))
 	if cfg != nil {
+		v.wanted.Store(&successor{*cfg, waiting})
 		v.log.WithField("options", waiting).Info("options apply when the frontend has left")
 		v.loop.Do(v.vacate)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/activated"
 	"github.com/vhost-user-vsock/vhost-user-vsock/config"
+	"github.com/vhost-user-vsock/vhost-user-vsock/control"
 	"github.com/vhost-user-vsock/vhost-user-vsock/eventloop"
 	"github.com/vhost-user-vsock/vhost-user-vsock/hostsock"
 	"github.com/vhost-user-vsock/vhost-user-vsock/muxer"
@@ -26,6 +27,9 @@ const (
 	// backlog of the listening sockets; the kernel lowers it to its own limit.
 	backlog = 4096
 )
+
+// clock is what the loops of all VMs tell the time by. It is safe for concurrent use.
+var clock = eventloop.Monotonic()
 
 // vm is everything that serves one virtual machine: a loop on a goroutine of
 // its own, and what that loop owns.
@@ -43,17 +47,27 @@ type vm struct {
 	known []string             // the paths it added to own
 	own   *hostsock.Registry   // of the whole program
 
-	probe   probe
+	probe       question[struct{}]
+	connections question[[]muxer.Connection]
+
 	over    chan struct{} // closed when it has nothing more to do
 	overs   sync.Once     // closes over
 	started bool          // the loop has a goroutine
 	done    chan struct{} // closed when that has ended
 	err     error         // what it ended with; to be read once done is closed
 
-	wanted  atomic.Pointer[config.VM] // what it is to be when the frontend has left, or nil
+	wanted  atomic.Pointer[successor] // what it is to be when the frontend has left, or nil
 	vacant  chan struct{}             // closed when that is so, for good
 	vacated bool                      // it is; the loop's
 	leaving bool                      // fleet.mu; the fleet ends it
+
+	born    time.Duration  // when it was made, by clock
+	origin  control.Origin // changes with fleet.changing and fleet.mu held
+	failure error          // guarded by fleet.mu; what it has failed with
+
+	draining atomic.Bool
+	drained  chan struct{} // closed when it has no connection any more
+	cut      int64         // fleet.changing; connections that there were when it was removed
 
 	tails  context.Context // done: host programs are not waited for any more
 	giveUp func()          // makes it so
@@ -74,15 +88,18 @@ type vmStats struct {
 }
 
 // newVM returns a VM of the fleet that is not served yet.
-func newVM(cfg config.VM, f *fleet) *vm {
+func newVM(cfg config.VM, origin control.Origin, f *fleet) *vm {
 	v := &vm{
-		name:   cfg.Name,
-		cfg:    cfg,
-		log:    f.log.WithField("vm", cfg.Name),
-		own:    &f.own,
-		over:   make(chan struct{}),
-		done:   make(chan struct{}),
-		vacant: make(chan struct{}),
+		name:    cfg.Name,
+		cfg:     cfg,
+		log:     f.log.WithField("vm", cfg.Name),
+		own:     &f.own,
+		over:    make(chan struct{}),
+		done:    make(chan struct{}),
+		vacant:  make(chan struct{}),
+		born:    clock(),
+		origin:  origin,
+		drained: make(chan struct{}),
 	}
 	v.tails, v.giveUp = context.WithCancel(f.tails)
 	v.end = sync.OnceValue(v.shutdown)
@@ -123,8 +140,9 @@ func (v *vm) start() {
 // --fd is over, or the loop has ended. It is safe for concurrent use.
 func (v *vm) isOver() { v.overs.Do(func() { close(v.over) }) }
 
-// fail notes that the VM has ended by an error.
+// fail notes that the VM has ended by an error. The caller holds fleet.mu.
 func (v *vm) fail(err error) {
+	v.failure = err
 	v.stats.up.Set(0)
 	v.stats.failures.Inc()
 	v.log.WithError(err).Error("VM failed")
@@ -136,7 +154,7 @@ func (v *vm) up() bool { return v.stats.up.Load() != 0 }
 // build makes the parts. After an error those made so far are left to the
 // caller.
 func (v *vm) build(cfg config.VM, log logrus.FieldLogger) (err error) {
-	if v.loop, err = eventloop.New(eventloop.Monotonic()); err != nil {
+	if v.loop, err = eventloop.New(clock); err != nil {
 		return fmt.Errorf("event loop: %w", err)
 	}
 	v.loop.SetPoll(cfg.Poll)

@@ -202,3 +202,25 @@ func BenchmarkConnect(b *testing.B) {
 		d.Send(d.Header(1000, 52, csm.OpRST), nil)
 	}
 }
+
+// What it costs the loop to describe the most connections that a VM has by default.
+func BenchmarkConnections(b *testing.B) {
+	const n = 4096
+	v := newVM(b, options{})
+	l := listenFd(b, v.portPath(52), n)
+	defer unix.Close(l)
+	for port := range uint32(n) {
+		v.driver.Send(v.driver.Header(1000+port, 52, csm.OpRequest), nil)
+		v.driver.Expect(csm.OpResponse)
+	}
+	room := make([]muxer.Connection, 0, n)
+	b.ReportAllocs()
+	v.do(func() {
+		for b.Loop() {
+			room = v.m.Connections(room[:0])
+		}
+	})
+	if len(room) != n {
+		b.Fatalf("%d connections", len(room))
+	}
+}

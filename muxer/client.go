@@ -47,6 +47,8 @@ func (m *Muxer) connectLine(c *conn, port uint32) {
 	switch {
 	case c.refused:
 		m.refuse(c, HandshakeLimit)
+	case m.draining:
+		m.refuse(c, HandshakeDraining)
 	case m.ending || !m.attached && m.cfg.WaitForGuest == 0:
 		m.refuse(c, HandshakeNoGuest)
 	case c.hungUp && !c.unread():
@@ -119,11 +121,16 @@ func (m *Muxer) ask(c *conn) bool {
 }
 
 // demote makes a connection of which the guest knows nothing, or nothing any more,
-// wait again.
+// wait again, or lets its host program go where the VM drains.
 func (m *Muxer) demote(c *conn) {
+	m.leaveTurn(c)
 	delete(m.table, c.key)
 	c.countPhase(-1)
 	m.stats.Clients.Add(1)
+	if m.draining {
+		m.refuse(c, HandshakeDraining)
+		return
+	}
 	if c.port == nil {
 		m.wait(c)
 		return

@@ -78,6 +78,8 @@ type conn struct {
 	queued   bool // in the ready queue
 	stalled  bool // host bytes wait for the guest's credit
 
+	born     time.Duration // by the loop's clock
+	stalls   connStalls
 	sentIn   uint32        // when payload last came, as moderation.round
 	runsOn   uint32        // since when it comes without waiting for interrupts, as moderation.trust
 	wasted   int           // bytes that were read away

@@ -87,9 +87,11 @@ func (m *Muxer) Detach() {
 func (m *Muxer) StartQueue(index int, q *virtqueue.Queue) {
 	switch index {
 	case rxQueue:
-		m.rx, m.rxStall = q, false
+		m.rx = q
+		m.setRxStall(false)
 	case txQueue:
-		m.tx, m.txWaits, m.txStall, m.txFaulted = q, true, stallNone, false
+		m.tx, m.txWaits, m.txFaulted = q, true, false
+		m.setTxStall(stallNone)
 		m.txHold = moderation{round: 1, trust: 1}
 		m.batch.conn = nil // a fault in guest memory may have left one
 	case eventQueue:
@@ -97,6 +99,7 @@ func (m *Muxer) StartQueue(index int, q *virtqueue.Queue) {
 		return
 	}
 	if m.running() {
+		m.stats.Running.Set(1)
 		m.clock.start(m.loop.Now())
 		m.meetDriver()
 		m.promoteWaiting()
@@ -125,15 +128,18 @@ func (m *Muxer) meetDriver() {
 // served to the end first: it may be the last words of a guest that powers off.
 func (m *Muxer) StopQueue(index int) {
 	if index == rxQueue || index == txQueue {
+		m.stats.Running.Set(0)
 		m.clock.stop(m.loop.Now())
 	}
 	switch index {
 	case rxQueue:
+		m.setRxStall(false)
 		if m.rx != nil {
 			defer func() { m.rx = nil }() // also when the guest's memory is gone
 			m.rx.NotifyIfNeeded()
 		}
 	case txQueue:
+		m.setTxStall(stallNone)
 		if m.tx != nil {
 			defer func() { m.tx, m.txHold.at = nil, 0 }()
 			if !m.txFaulted {
@@ -150,7 +156,7 @@ func (m *Muxer) StopQueue(index int) {
 func (m *Muxer) Kick(index int) {
 	switch index {
 	case rxQueue:
-		m.rxStall = false
+		m.setRxStall(false)
 	case txQueue:
 		m.txWaits = true
 	case eventQueue:
@@ -170,6 +176,7 @@ func (m *Muxer) Reset() {
 // configured CID, unless it is one that goes on.
 func (m *Muxer) forgetAll() {
 	m.ready.Clear()
+	m.setRxStall(false)
 	for _, c := range m.table {
 		m.forget(c)
 	}

@@ -65,6 +65,8 @@ func (m *Muxer) admit(h *csm.Header) (ResetReason, bool) {
 		return ResetType, false
 	case m.ending:
 		return ResetShutdown, false
+	case m.draining:
+		return ResetDraining, false
 	case len(m.sockets) >= m.cfg.MaxConnections:
 		return ResetLimit, false
 	}

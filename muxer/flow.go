@@ -48,7 +48,7 @@ type flow interface {
 
 // newConn returns a conn, in no table yet, that owns fd.
 func (m *Muxer) newConn(fd int, typ csm.Type) *conn {
-	c := &conn{m: m, fd: fd, typ: typ, reason: ResetClosed}
+	c := &conn{m: m, fd: fd, typ: typ, reason: ResetClosed, born: m.loop.Now()}
 	if typ == csm.TypeSeqpacket {
 		c.flow = newMessages(c)
 	} else {

@@ -31,7 +31,7 @@ func (m *Muxer) hostEvents(c *conn, events uint32) {
 		m.hostClosed(c)
 	}
 	if c.ended {
-		c.stalled = false // end of file can be seen without credit
+		c.setStalled(false) // end of file can be seen without credit
 	}
 	m.settle(c)
 }
@@ -45,7 +45,7 @@ func (c *conn) wantsRead() bool {
 // stays in the interest until it comes without need.
 func (m *Muxer) awaitRoom(c *conn) {
 	if !c.blocked {
-		c.blocked = true
+		c.setBlocked(true)
 		m.stats.HostStalls.Inc()
 	}
 	if !c.watchOut {
@@ -71,7 +71,8 @@ func (m *Muxer) flushHost(c *conn) {
 		return
 	}
 	if !c.waits() {
-		c.blocked, c.watchOut = false, false
+		c.setBlocked(false)
+		c.watchOut = false
 		m.loop.Modify(c.fd, watchIn) //nolint:errcheck // it is registered
 		return
 	}
@@ -81,7 +82,7 @@ func (m *Muxer) flushHost(c *conn) {
 		m.writeFailed(c, err)
 		return
 	}
-	c.blocked = false
+	c.setBlocked(false)
 }
 
 // holdBehindOK waits for the host program to take its OK. That it reads no more
@@ -111,6 +112,7 @@ func (m *Muxer) writeFailed(c *conn, err error) {
 		return
 	case unix.EPIPE, unix.ECONNRESET:
 		c.deaf = true
+		c.waitsForHost(false)
 		m.discard(c, c.release())
 		if hangsUp(c.fd) {
 			c.hungUp, c.ended, c.readable = true, true, true

@@ -127,6 +127,10 @@ type Muxer struct {
 	rxUnfit   int // unfit receive buffers that may still be given back this turn
 	rxStall   bool
 
+	// For how long rings have waited; see stall.go.
+	rxWait, replyWait, bufferWait span
+	inTurn                        int // connections that have something for the guest
+
 	batch  txBatch
 	txBufs guestmem.Buffers
 	rxBufs guestmem.Buffers
@@ -143,7 +147,11 @@ type Muxer struct {
 	ending  bool   // Shutdown was called: no connection begins any more
 	unsaid  bool   // and nobody was told yet
 	closing func() // set by Shutdown, called once when nothing is left
-	sites   sites
+
+	draining bool   // Drain was called
+	drained  func() // called once when no connection is left
+
+	sites sites
 }
 
 // New returns a Muxer without listener or guest.
@@ -199,6 +207,7 @@ func (m *Muxer) Work() (more bool) {
 	m.stats.BufferedBegun.Set(m.pool.Begun())
 	m.stats.RxQueueDepth.Set(int64(m.ready.Len()))
 	m.stats.KillQueueDepth.Set(int64(m.hostTimers.Len() + m.guestTimers.Len()))
+	m.finishDrain()
 	m.finishShutdown()
 	return more
 }

@@ -31,6 +31,7 @@ func (m *Muxer) pushReset(r reset, reason ResetReason) {
 
 // schedule queues a connection that has something for the guest.
 func (m *Muxer) schedule(c *conn) {
+	m.awaitTurn(c)
 	if !c.queued {
 		c.queued = m.ready.PushReady(rxItem{conn: c})
 	}
@@ -46,6 +47,7 @@ func (m *Muxer) resync() {
 		}
 		for _, c := range m.table {
 			if !c.Due(hold) && !c.wantsRead() {
+				m.leaveTurn(c)
 				continue
 			}
 			if !yield(rxItem{conn: c}) {

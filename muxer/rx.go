@@ -71,8 +71,8 @@ func (m *Muxer) awaitBuffers() bool {
 	if m.rx.ArmKick() {
 		return true
 	}
-	if !m.rxStall {
-		m.rxStall = true
+	if !m.rxStall && m.rxAwaited() {
+		m.setRxStall(true)
 		m.stats.RxRingStalls.Inc()
 	}
 	return false
@@ -86,6 +86,7 @@ func (m *Muxer) serve(item rxItem) (packets, bytes int) {
 		return m.sendReset(item), 0
 	}
 	c.queued = false
+	m.leaveTurn(c)
 	if c.stage != stageOpen {
 		return 0, 0
 	}
@@ -256,7 +257,7 @@ func (m *Muxer) fill(c *conn, n int, end bool) (packets int) {
 
 // stall has the bytes of a host socket wait for the guest's credit.
 func (m *Muxer) stall(c *conn) {
-	c.stalled = true
+	c.setStalled(true)
 	if c.PacketBound() {
 		m.stats.PacketStalls.Inc()
 		c.askAfter = minAskPackets

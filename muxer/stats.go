@@ -50,13 +50,14 @@ const (
 	ResetShutdown                       // the daemon ends
 	ResetMessageSize                    // a message is larger than the guest or the host socket takes
 	ResetLost                           // the connection ended behind the guest's back
+	ResetDraining                       // the VM takes no new connections
 	resetReasons
 )
 
 // ResetReasons names every ResetReason, in order.
 var ResetReasons = [resetReasons]string{
 	"refused", "denied", "backlog", "limit", "shortage", "own_socket", "orphan", "type", "cid",
-	"duplicate", "violation", "closed", "timeout", "client_gone", "host_error", "shutdown", "message_size", "lost",
+	"duplicate", "violation", "closed", "timeout", "client_gone", "host_error", "shutdown", "message_size", "lost", "draining",
 }
 
 // Handshake is how a host program's CONNECT ended.
@@ -73,12 +74,13 @@ const (
 	HandshakeGone                         // the program left first
 	HandshakeNoSeqpacket                  // the guest's driver has no connections of messages
 	HandshakeShortage                     // the host is out of memory
+	HandshakeDraining                     // the VM takes no new connections
 	handshakes
 )
 
 // Handshakes names every Handshake, in order.
 var Handshakes = [handshakes]string{
-	"ok", "bad_line", "timeout", "no_guest", "limit", "refused", "silent", "gone", "no_seqpacket", "shortage",
+	"ok", "bad_line", "timeout", "no_guest", "limit", "refused", "silent", "gone", "no_seqpacket", "shortage", "draining",
 }
 
 // Drop says why a packet of the guest went nowhere.
@@ -104,6 +106,7 @@ var Ops = [9]string{
 // Stats counts what one VM's muxer does. The loop goroutine writes, any
 // goroutine reads.
 type Stats struct {
+	Running     stats.Gauge // 1 while the driver is up: both rings run
 	Connections [phases][directions]stats.Gauge
 	Tails       stats.Gauge // host sockets that outlive their connection until their bytes are written
 	Clients     stats.Gauge // host programs between connect and REQUEST
@@ -132,6 +135,14 @@ type Stats struct {
 	BufferStalls stats.Counter // the tx ring began to wait at the cap on buffered bytes
 	MemoryStalls stats.Counter // the host had no memory to write to a host socket, or to read from it
 	AcceptStalls stats.Counter // the listener began to wait for a descriptor
+
+	// How long those waits have lasted, by the loop's clock: of connections added up,
+	// of rings as it is.
+	CreditStalled stats.Stopwatch // host bytes waited for the guest's credit, buffer space or packets
+	HostStalled   stats.Stopwatch // a host socket pushed back
+	RxRingStalled stats.Stopwatch
+	ReplyStalled  stats.Stopwatch
+	BufferStalled stats.Stopwatch
 
 	GuestCID        stats.Gauge   // the guest's address in packets
 	PendingCID      stats.Gauge   // a configured address that is not valid yet; else 0

@@ -75,7 +75,7 @@ func (m *Muxer) settle(c *conn) {
 	}
 	if c.stalled {
 		space, _ := c.RxSpace()
-		c.stalled = space == 0 && !c.outgrown()
+		c.setStalled(space == 0 && c.GuestReads() && !c.outgrown())
 	}
 	if c.Due(m.pressed()) || c.wantsRead() {
 		m.schedule(c)
@@ -111,6 +111,7 @@ func (m *Muxer) bury(c *conn) {
 	if c.OwesRST() {
 		m.pushReset(reset{key: c.key, cid: csm.HostCID, typ: c.typ}, c.reason)
 	}
+	m.leaveTurn(c)
 	m.dropBegun(c)
 	if c.waits() && c.fd >= 0 {
 		m.becomeTail(c)
@@ -136,6 +137,7 @@ func (m *Muxer) closeSocket(c *conn) {
 }
 
 func (m *Muxer) closeFD(c *conn) {
+	c.endStalls()
 	if c.fd < 0 {
 		return
 	}

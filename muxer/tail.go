@@ -16,6 +16,7 @@ const maxWaste = 16 << 20
 
 func (m *Muxer) becomeTail(c *conn) {
 	c.stage = stageTail
+	c.endStalls()
 	m.stats.Tails.Add(1)
 	c.watchOut = true
 	m.loop.Modify(c.fd, watchInOut) //nolint:errcheck // it is registered
@@ -51,7 +52,8 @@ func (m *Muxer) flushTail(c *conn) error {
 		_, err := writeRetry(c.fd, nil)
 		return err
 	}
-	_, err := c.flush()
+	n, err := c.flush()
+	c.Forwarded(n)
 	return err
 }
 

@@ -87,7 +87,7 @@ func (m *Muxer) takeTx(last bool) (more bool) {
 func (m *Muxer) waitTx() bool {
 	s := m.txStallNow()
 	if s != m.txStall {
-		m.txStall = s
+		m.setTxStall(s)
 		switch s {
 		case stallReplies:
 			m.stats.ReplyStalls.Inc()

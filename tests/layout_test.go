@@ -24,6 +24,7 @@ var imports = map[string][]string{
 	"killq":     nil,
 	"hostsock":  nil,
 	"sandbox":   nil,
+	"control":   nil,
 	"guestmem":  nil,
 	"virtqueue": {"guestmem", "stats"},
 	"csm":       {"guestmem"},
@@ -32,10 +33,11 @@ var imports = map[string][]string{
 	"muxer":     {"csm", "eventloop", "guestmem", "killq", "ratelog", "rxq", "stats", "trace", "virtqueue"},
 	"activated": {"hostsock"},
 	"config":    {"activated", "hostsock", "muxer", "sandbox", "trace"},
-	"daemon":    {"activated", "config", "eventloop", "hostsock", "muxer", "sandbox", "stats", "trace", "vhostuser"},
+	"ctl":       {"config", "control"},
+	"daemon":    {"activated", "config", "control", "eventloop", "hostsock", "muxer", "sandbox", "stats", "trace", "vhostuser"},
 
-	"cmd/vhost-user-vsock": {"activated", "config", "daemon"},
-	"packaging/manual":     {"config"},
+	"cmd/vhost-user-vsock": {"activated", "config", "ctl", "daemon"},
+	"packaging/manual":     {"config", "ctl"},
 }
 
 // TestImportsGoDown holds the packages to the table.

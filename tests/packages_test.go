@@ -181,6 +181,7 @@ var packaged = []string{
 	"/usr/lib/systemd/system/vhost-user-vsock@.socket",
 	"/usr/share/bash-completion/completions/vhost-user-vsock",
 	"/usr/share/doc/vhost-user-vsock/CONFIG.md",
+	"/usr/share/doc/vhost-user-vsock/CONTROL.md",
 	"/usr/share/doc/vhost-user-vsock/changelog.gz",
 	"/usr/share/doc/vhost-user-vsock/copyright",
 	"/usr/share/doc/vhost-user-vsock/examples/config.yaml",

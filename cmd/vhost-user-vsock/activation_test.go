@@ -344,3 +344,23 @@ func TestActivationBySystemd(t *testing.T) {
 	p.stop(t, unix.SIGTERM)
 	expectFiles(t, "s", "u")
 }
+
+// The control socket is one that may be inherited, and a VM that comes by it has the
+// sockets that are for it.
+func TestActivationAndControl(t *testing.T) {
+	inTempDir(t)
+	var u unit
+	u.listen(t, "control", "unix", "c")
+	u.listen(t, "a/socket", "unix", "sa")
+	p := withClient(t, startActivated(t, &u, "vms:\n- {name: a, uds-path: ua}\n"+vmB))
+	if err := p.client.Remove(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	waiting := dial(t, "sa")
+	p.mustAdd(t, `{"name": "a", "uds-path": "ua"}`)
+	expectAnswer(t, waiting)
+	b := startGuestOf(t, "b", 4, 22)
+	b.expectApart(t, "ub_22", "c", "sa")
+	p.stop(t, unix.SIGTERM)
+	expectListening(t, "c", "sa")
+}

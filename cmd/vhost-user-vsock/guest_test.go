@@ -48,9 +48,14 @@ func startGuest(t *testing.T, frontend *vhostusertest.Frontend, port uint32) *te
 	return g
 }
 
-func (g *testGuest) send(op csm.Op, payload []byte) {
+// guestPort is the guest's port that a connection has by default.
+const guestPort = 1000
+
+func (g *testGuest) send(op csm.Op, payload []byte) { g.sendFrom(guestPort, op, payload) }
+
+func (g *testGuest) sendFrom(port uint32, op csm.Op, payload []byte) {
 	g.sendPacket(csm.Header{
-		SrcCID: g.cid, DstCID: csm.HostCID, SrcPort: 1000, DstPort: g.port,
+		SrcCID: g.cid, DstCID: csm.HostCID, SrcPort: port, DstPort: g.port,
 		Len: uint32(len(payload)), Type: csm.TypeStream, Op: op, BufAlloc: 256 << 10,
 	}, payload)
 }

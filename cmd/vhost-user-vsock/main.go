@@ -12,6 +12,7 @@ import (
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/activated"
 	"github.com/vhost-user-vsock/vhost-user-vsock/config"
+	"github.com/vhost-user-vsock/vhost-user-vsock/ctl"
 	"github.com/vhost-user-vsock/vhost-user-vsock/daemon"
 )
 
@@ -32,6 +33,9 @@ func main() {
 
 // run is the whole program; it returns the exit code.
 func run(args []string, stdout, stderr io.Writer) int {
+	if len(args) > 0 && args[0] == ctl.Name {
+		return ctl.Run(args[1:], stdout, stderr)
+	}
 	// A reader of stderr, or a host program, that went away is an EPIPE to
 	// handle where it happens, not the end of every guest's device.
 	signal.Ignore(unix.SIGPIPE)

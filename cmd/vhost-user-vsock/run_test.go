@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/config"
+	"github.com/vhost-user-vsock/vhost-user-vsock/ctl"
 )
 
 func TestRunHelpVersionCapabilitiesNeedNothingElse(t *testing.T) {
@@ -20,6 +21,7 @@ func TestRunHelpVersionCapabilitiesNeedNothingElse(t *testing.T) {
 		{[]string{"--version", "--guest-cid", "2"}, versionText()},
 		{[]string{"--help"}, config.HelpText()},
 		{[]string{"-h"}, config.HelpText()},
+		{[]string{"ctl", "--help"}, ctl.HelpText()},
 	} {
 		t.Run(fmt.Sprint(tt.args), func(t *testing.T) {
 			var stdout, stderr bytes.Buffer

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/config"
+	"github.com/vhost-user-vsock/vhost-user-vsock/ctl"
 )
 
 const manBeginning = `.TH VHOST\-USER\-VSOCK 8 "" "vhost\-user\-vsock %s"
@@ -16,6 +17,7 @@ vhost\-user\-vsock \- virtio\-vsock device for virtual machines
 \fBvhost\-user\-vsock\fR \fB\-\-fd\fR \fIN\fR \fB\-\-uds\-path\fR \fIPATH\fR [\fIoptions\fR]
 \fBvhost\-user\-vsock\fR \fB\-\-vm\fR \fBsocket=\fIPATH\fB,uds\-path=\fIPATH\fR[,...] \fB\-\-vm\fR ... [\fIoptions\fR]
 \fBvhost\-user\-vsock\fR \fB\-\-config\fR \fIFILE\fR [\fIoptions\fR]
+\fBvhost\-user\-vsock ctl\fR [\fIoptions\fR] \fICOMMAND\fR
 .fi
 .SH DESCRIPTION
 .B vhost\-user\-vsock
@@ -35,6 +37,13 @@ long as the VM.
 Each is marked that may also be a key of
 .B \-\-vm
 or of the configuration file.
+`
+
+const manClient = `.SH CONTROL
+.B vhost\-user\-vsock ctl
+looks after a running daemon that was started with
+.BR \-\-control .
+Its commands are
 `
 
 const manEnd = `.SH SIGNALS
@@ -82,8 +91,16 @@ can have systemd make.
 .I /run/vhost\-user\-vsock/NAME
 The directory that the unit makes for its sockets.
 .TP
+.I /run/vhost\-user\-vsock/control.sock
+Where
+.B ctl
+looks for the control socket.
+.TP
 .I /usr/share/doc/vhost\-user\-vsock/CONFIG.md
 What the configuration file may hold.
+.TP
+.I /usr/share/doc/vhost\-user\-vsock/CONTROL.md
+What is spoken on the control socket.
 .SH SEE ALSO
 .BR vsock (7),
 .BR unix (7),
@@ -99,16 +116,34 @@ func manPage(version string, groups []config.FlagGroup) string {
 	for _, g := range groups {
 		fmt.Fprintf(&b, ".SS %s\n", roff(g.Title))
 		for _, f := range g.Flags {
-			fmt.Fprintf(&b, ".TP\n%s\n%s\n", manTag(f), roff(f.Help))
-			if f.Default != "" {
-				fmt.Fprintf(&b, "Default: %s.\n", roff(f.Default))
-			}
+			b.WriteString(manFlag(f))
 			if keys := manKeys(f); keys != "" {
 				b.WriteString(keys + "\n")
 			}
 		}
 	}
+	b.WriteString(manClient)
+	for _, c := range ctl.Commands() {
+		tag := `\fB` + roff(c.Name) + `\fR`
+		if c.Args != "" {
+			tag += ` \fI` + roff(c.Args) + `\fR`
+		}
+		fmt.Fprintf(&b, ".TP\n%s\n%s\n", tag, roff(c.Help))
+	}
+	b.WriteString(".PP\nand its options, of which not every command takes all:\n")
+	for _, f := range ctl.Flags() {
+		b.WriteString(manFlag(f))
+	}
 	return b.String() + manEnd
+}
+
+// manFlag explains a flag.
+func manFlag(f config.Flag) string {
+	text := fmt.Sprintf(".TP\n%s\n%s\n", manTag(f), roff(f.Help))
+	if f.Default != "" {
+		text += fmt.Sprintf("Default: %s.\n", roff(f.Default))
+	}
+	return text
 }
 
 // manTag returns the flag with its value, by each of its names.

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/config"
+	"github.com/vhost-user-vsock/vhost-user-vsock/ctl"
 )
 
 // written returns what write makes, by the end of the name.
@@ -55,6 +56,28 @@ func TestEveryFlagIsThere(t *testing.T) {
 	}
 }
 
+func TestEveryCommandIsThere(t *testing.T) {
+	_, files := written(t)
+	client := strings.Index(files["8"], ".SH CONTROL")
+	for _, c := range ctl.Commands() {
+		for end, want := range map[string]string{
+			"8": `\fB` + roff(c.Name) + `\fR`, "zsh": c.Name, "fish": " -a " + c.Name + " -d '", "bash": "\t\t" + c.Name + ") ",
+		} {
+			if !strings.Contains(files[end], want) {
+				t.Errorf("%s: %s is missing", end, c.Name)
+			}
+		}
+		if !strings.Contains(files["8"][client:], roff(c.Help)) {
+			t.Errorf("the manual does not explain %s", c.Name)
+		}
+	}
+	for _, f := range ctl.Flags() {
+		if !strings.Contains(files["8"][client:], `\fB`+roff("--"+f.Name)+`\fR`) || !strings.Contains(files["8"][client:], roff(f.Help)) {
+			t.Errorf("the manual does not explain --%s of ctl", f.Name)
+		}
+	}
+}
+
 // Of what a reader copies, a plain dash would be a hyphen.
 func TestManualHasNoHyphens(t *testing.T) {
 	_, files := written(t)
@@ -79,7 +102,7 @@ func TestManualHasNoWarnings(t *testing.T) {
 	if err != nil || warnings.Len() > 0 {
 		t.Fatalf("man: %v\n%s", err, &warnings)
 	}
-	for _, want := range []string{"--guest-cid CID|FILE", "v1.2.3", "EXIT STATUS"} {
+	for _, want := range []string{"--guest-cid CID|FILE", "v1.2.3", "drain VM", "EXIT STATUS"} {
 		if !strings.Contains(string(page), want) {
 			t.Errorf("%q is not in the page:\n%s", want, page)
 		}
@@ -102,6 +125,16 @@ func TestBashCompletes(t *testing.T) {
 			dir + "/" + config.Program + ".fish", dir + "/" + config.Program + ".zsh",
 		}},
 		{[]string{"--runtime-dir", dir + "/"}, nil}, // there are only files
+		{[]string{"c"}, []string{"ctl"}},
+		{[]string{"--packed", "c"}, nil}, // ctl stands first
+		{[]string{"ctl", "d"}, []string{"drain"}},
+		{[]string{"ctl", "--json", "--control", "vm.sock", "re"}, []string{"remove"}},
+		{[]string{"ctl", "--so"}, nil},
+		{[]string{"ctl", "drain", ""}, []string{"--control", "--json", "--timeout", "--help"}},
+		{[]string{"ctl", "drain", "web", "--t"}, []string{"--timeout"}},
+		{[]string{"ctl", "top", "--j"}, nil},
+		{[]string{"ctl", "log-level", "e"}, []string{"error"}},
+		{[]string{"ctl", "vms", "--control", dir + "/" + config.Program + ".z"}, []string{dir + "/" + config.Program + ".zsh"}},
 	} {
 		script := files["bash"] + `
 COMP_WORDS=(vhost-user-vsock "$@") COMP_CWORD=$#

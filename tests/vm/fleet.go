@@ -9,7 +9,8 @@ import (
 	"syscall"
 )
 
-// Fleet is a running vhost-user-vsock that serves the VMs of a configuration file.
+// Fleet is a running vhost-user-vsock that serves the VMs of a configuration file, and
+// those that its client adds.
 type Fleet struct {
 	*Daemon // without a VM of its own
 
@@ -33,7 +34,7 @@ func StartFleetBy(t TB, script string, names ...string) *Fleet {
 	addr := FreeAddr(t)
 	f := &Fleet{Daemon: &Daemon{Metrics: "http://" + addr + "/metrics"}, dir: tempDir(t)}
 	f.write(t, names)
-	p := start(t, "daemon", exec.Command("sh", "-c", script, "sh", program, "--config", f.file(), "--metrics-addr", addr))
+	p := start(t, "daemon", exec.Command("sh", "-c", script, "sh", program, "--config", f.file(), "--metrics-addr", addr, "--control", f.control()))
 	f.process = p
 	t.Cleanup(func() {
 		p.cmd.Process.Signal(syscall.SIGTERM)
@@ -66,6 +67,32 @@ func (f *Fleet) Become(t TB, names ...string) {
 		return f.Scrape(t).Sum(applied, `result="applied"`) == before+1
 	})
 }
+
+// Ctl runs a command of the daemon's client and returns what it prints. It may be called
+// off the test's goroutine.
+func (f *Fleet) Ctl(args ...string) (string, error) {
+	program, err := daemonProgram()
+	if err != nil {
+		return "", err
+	}
+	out, err := exec.Command(program, append([]string{"ctl", "--control", f.control()}, args...)...).CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("ctl %s: %w: %s", strings.Join(args, " "), err, out)
+	}
+	return string(out), nil
+}
+
+// MustCtl is Ctl for a command that has to succeed.
+func (f *Fleet) MustCtl(t TB, args ...string) string {
+	t.Helper()
+	out, err := f.Ctl(args...)
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	return out
+}
+
+func (f *Fleet) control() string { return filepath.Join(f.dir, "control") }
 
 func (f *Fleet) file() string { return filepath.Join(f.dir, "config.yaml") }
 

@@ -1,0 +1,88 @@
+package ctl
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vhost-user-vsock/vhost-user-vsock/control"
+)
+
+var noon = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
+
+// twoPictures are of the same VMs and connections, two seconds apart: what moved, what
+// stands still, what is new, and what is another one of the same name.
+func twoPictures() (before, after *picture) {
+	stalls := func(credit, buffers, socket float64) *control.StallSeconds {
+		return &control.StallSeconds{Credit: credit, RxBuffers: buffers, HostSocket: socket}
+	}
+	const mib = 1 << 20
+	before = &picture{
+		at: noon,
+		vms: []control.VM{
+			{Name: "web", State: control.Running, UptimeSeconds: 100, TxBytes: 7 * mib, RxBytes: 900, TxPackets: 1000, RxPackets: 50, StalledSeconds: stalls(10, 20, 30)},
+			{Name: "db", State: control.Running, UptimeSeconds: 100, TxBytes: 999, StalledSeconds: stalls(1, 1, 1)},
+			{Name: "old", State: control.Running, UptimeSeconds: 100, TxBytes: 1},
+		},
+		connections: []control.Connection{
+			{VM: "web", Type: "stream", GuestPort: 1000, HostPort: 1, InitiatedBy: "guest", AgeSeconds: 9, TxBytes: 7 * mib},
+			{VM: "web", Type: "stream", GuestPort: 22, HostPort: 51234, InitiatedBy: "host", AgeSeconds: 9, RxBytes: 100},
+		},
+	}
+	after = &picture{
+		at: noon.Add(2 * time.Second),
+		vms: []control.VM{
+			{Name: "web", State: control.Running, UptimeSeconds: 102, Connections: 4, BufferedBytes: 65536, TxBytes: 27 * mib, RxBytes: 1300, TxPackets: 2001, RxPackets: 54, StalledSeconds: stalls(11, 20.01, 32)},
+			{Name: "db", State: control.Waiting, UptimeSeconds: 0.5, TxBytes: 2000, StalledSeconds: stalls(0.5, 0, 0)},
+			{Name: "new", State: control.Connected, UptimeSeconds: 1, RxBytes: 4096},
+		},
+		connections: []control.Connection{
+			{VM: "web", Type: "stream", GuestPort: 5, HostPort: 5, InitiatedBy: "guest", AgeSeconds: 30, BufferedBytes: 0},
+			{VM: "web", Type: "stream", GuestPort: 6, HostPort: 6, InitiatedBy: "guest", AgeSeconds: 1, TxBytes: 60 << 10},
+			{VM: "web", Type: "stream", GuestPort: 1000, HostPort: 1, InitiatedBy: "guest", AgeSeconds: 1.5, TxBytes: 20, WaitsFor: control.WaitHostSocket, BufferedBytes: 65536},
+			{VM: "web", Type: "stream", GuestPort: 22, HostPort: 51234, InitiatedBy: "host", AgeSeconds: 11, RxBytes: 20*mib + 100, WaitsFor: control.WaitGuestCredit},
+			{VM: "web", Type: "stream", GuestPort: 22, HostPort: 51234, InitiatedBy: "host", State: "lingering", AgeSeconds: 50, RxBytes: 1 << 40},
+		},
+	}
+	return before, after
+}
+
+const theView = `
+12:00:02  3 VMs  5 connections
+
+NAME  STATE      CONNS  BUFFER    TX/s    RX/s  TX PKT/s  RX PKT/s  CREDIT%  BUFFERS%  HOST%
+web   running        4   64KiB   10MiB    200B       500         2       50         1    100
+db    waiting        0      0B  1.0KiB      0B         0         0       25         0      0
+new   connected      0      0B      0B  2.0KiB         0         0        -         -      -
+
+VM   TYPE         GUEST    HOST     TX/s    RX/s  BUFFER  WAITS FOR
+web  stream          22 <- 51234      0B   10MiB      0B  guest to read
+web  stream           6 -> 6       30KiB      0B      0B  -
+web  stream        1000 -> 1         10B      0B   64KiB  host to read
+web  stream           5 -> 5          0B      0B      0B  -
+web  stream          22 <- 51234       -       -      0B  -
+`
+
+const theFirstView = `
+12:00:00  3 VMs  2 connections
+
+NAME  STATE    CONNS  BUFFER    TX/s    RX/s  TX PKT/s  RX PKT/s  CREDIT%  BUFFERS%  HOST%
+web   running      0      0B       -       -         -         -        -         -      -
+db    running      0      0B       -       -         -         -        -         -      -
+old   running      0      0B       -       -         -         -        -         -      -
+
+VM   TYPE         GUEST    HOST     TX/s    RX/s  BUFFER  WAITS FOR
+web  stream        1000 -> 1           -       -      0B  -
+web  stream          22 <- 51234       -       -      0B  -
+`
+
+func TestView(t *testing.T) {
+	before, after := twoPictures()
+	checkText(t, strings.Join(after.view(after.ratesSince(before)), "\n")+"\n", theView)
+}
+
+// The first picture has no rates.
+func TestFirstView(t *testing.T) {
+	before, _ := twoPictures()
+	checkText(t, strings.Join(before.view(before.ratesSince(nil)), "\n")+"\n", theFirstView)
+}

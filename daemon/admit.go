@@ -1,0 +1,95 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/vhost-user-vsock/vhost-user-vsock/config"
+	"github.com/vhost-user-vsock/vhost-user-vsock/control"
+)
+
+// Changes of one VM beside the configuration. A reload leaves a VM that came so
+// alone, unless the configuration has it then, and brings one back that it has.
+
+// errNameTaken refuses a VM.
+var errNameTaken = errors.New("another VM has this name; give each a name of its own")
+
+// admit serves another VM and returns what it is. After an error nothing has
+// changed. It is safe for concurrent use.
+func (f *fleet) admit(cfg config.VM) (control.VM, error) {
+	f.changing.Lock()
+	defer f.changing.Unlock()
+	defer f.shareLimits()
+	if slices.ContainsFunc(f.list(), func(v *vm) bool { return v.mayBe(cfg.Name) }) {
+		return control.VM{}, fmt.Errorf("name %q: %w", cfg.Name, errNameTaken)
+	}
+	v := newVM(cfg, control.FromControl, f)
+	if err := f.openBeside(v, f.serving()); err != nil {
+		return control.VM{}, gather(err, v.end())
+	}
+	if err := f.enlist(v, nil); err != nil {
+		return control.VM{}, err
+	}
+	v.log.Info("VM is added by the control interface")
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return v.describe(), nil
+}
+
+// mayBe reports whether the VM has the name, or has it when its frontend has left.
+func (v *vm) mayBe(name string) bool {
+	wanted := v.wanted.Load()
+	return v.name == name || wanted != nil && wanted.cfg.Name == name
+}
+
+// named returns the VM that has the name, or nil. It is safe for concurrent use.
+func (f *fleet) named(name string) *vm {
+	for _, v := range f.list() {
+		if v.name == name {
+			return v
+		}
+	}
+	return nil
+}
+
+// drain has the VM take no new connections, and returns when the last one is over,
+// when limit has passed, unless it is 0, or when the VM has ended otherwise. It is
+// safe for concurrent use, also several times.
+func (v *vm) drain(limit time.Duration) {
+	if !v.up() {
+		return
+	}
+	if !v.draining.Swap(true) {
+		v.loop.Do(func() { v.muxer.Drain(func() { close(v.drained) }) })
+	}
+	var late <-chan time.Time
+	if limit > 0 {
+		late = time.After(limit)
+	}
+	select {
+	case <-v.drained:
+	case <-v.done:
+	case <-late:
+	}
+}
+
+// dismiss ends a VM, as at the end of the program, and returns when it is gone, and
+// how many connections it had. It is safe for concurrent use.
+func (f *fleet) dismiss(v *vm) (cut int64, err error) {
+	f.changing.Lock()
+	defer f.changing.Unlock()
+	f.mu.Lock()
+	there, closing := slices.Contains(f.vms, v), f.closing
+	f.mu.Unlock()
+	switch {
+	case closing:
+		return 0, errClosing
+	case there:
+		f.remove([]*vm{v})
+		f.shareLimits()
+		v.log.WithField("connections_cut", v.cut).Info("VM is removed by the control interface")
+	}
+	return v.cut, nil
+}
