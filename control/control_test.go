@@ -60,12 +60,16 @@ func (f *fake) SetLogLevel(level string) error {
 // serve answers requests about a program until the test ends.
 func serve(t *testing.T, p Program) *Client {
 	t.Helper()
+	return serveBy(t, &http.Server{Handler: Handler(p)})
+}
+
+func serveBy(t *testing.T, s *http.Server) *Client {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "control")
 	l, err := net.Listen("unix", path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &http.Server{Handler: Handler(p)}
 	ended := make(chan error, 1)
 	go func() { ended <- s.Serve(l) }()
 	c := NewClient(path)
@@ -183,6 +187,7 @@ func ask(t *testing.T, c *Client, method, path, body string) (status int, answer
 func TestServerRefusesFaultyRequests(t *testing.T) {
 	f := newFake()
 	f.vms = []VM{{Name: "a"}}
+	close(f.drained) // none is to begin
 	c := serve(t, f)
 	for _, tt := range []struct {
 		method, path, body string
@@ -240,6 +245,21 @@ func TestServerBoundsWaitingDrains(t *testing.T) {
 	go func() { f.drained <- DrainResult{} }()
 	if status, answer := ask(t, c, "POST", "/v1/vms/a/drain", ""); status != http.StatusOK {
 		t.Errorf("one later: %d %q", status, answer)
+	}
+}
+
+// A drain may take longer than a request has to arrive and an answer to leave.
+func TestServerAnswersALongDrain(t *testing.T) {
+	const limit = 500 * time.Millisecond
+	f := newFake()
+	c := serveBy(t, &http.Server{Handler: Handler(f), ReadTimeout: limit, WriteTimeout: limit})
+	go func() {
+		<-f.limits
+		time.Sleep(2 * limit)
+		f.drained <- DrainResult{ConnectionsCut: 1}
+	}()
+	if result, err := c.Drain(t.Context(), "a", 0); err != nil || result.ConnectionsCut != 1 {
+		t.Errorf("result %v, error %v", result, err)
 	}
 }
 

@@ -187,6 +187,16 @@ func TestSmallGuestBufferIsToldAtOnce(t *testing.T) {
 	}
 }
 
+// What went over a connection is counted beyond the 32 bits of the wire's counters.
+func TestTransferredGoesOnBehindTheWrap(t *testing.T) {
+	c := open(65536, 1<<32-1)
+	fromGuest(&c, csm.OpRW, 0, 10)
+	send(&c, 20)
+	if tx, rx := c.Transferred(); tx != 1<<32+9 || rx != 1<<32+19 {
+		t.Errorf("transferred %d and %d bytes", tx, rx)
+	}
+}
+
 // A guest that fills every byte of what it is told, and never asks, gets on as
 // long as the host reads: with any size of packets, of buffer and of reads.
 func TestWriterNeverWaitsForAReader(t *testing.T) {

@@ -106,6 +106,25 @@ func TestControlOfAFailedVM(t *testing.T) {
 	expectFiles(t)
 }
 
+// A VM that was added and has failed is tried again by a reload, like any other.
+func TestControlOfAFailedVMAndAReload(t *testing.T) {
+	d, signals, result := startInProcess(t, twoBesideControl...)
+	c := newClient(t)
+	if _, err := c.Add(t.Context(), control.Keys(keysC)); err != nil {
+		t.Fatal(err)
+	}
+	v := d.fleet.named("c")
+	breakLoop(t, "sc")
+	waitFor(t, func() bool { return !v.up() })
+	d.reload()
+	if vm, err := c.VM(t.Context(), "c"); err != nil || vm.State != control.Waiting || vm.Origin != control.FromControl {
+		t.Errorf("c: %+v, error %v", vm, err)
+	}
+	signals <- unix.SIGTERM
+	expectEnd(t, result, nil)
+	expectFiles(t)
+}
+
 // The program goes on when the last VM is removed, but not when it has ended by
 // itself.
 func TestControlOfTheLastVM(t *testing.T) {

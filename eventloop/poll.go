@@ -19,7 +19,7 @@ func (l *Loop) SetPoll(limit time.Duration) { l.polling.limit = limit }
 func (l *Loop) await() (int, error) {
 	p := &l.polling
 	if p.limit == 0 {
-		return l.wait(l.timeout())
+		return l.sleep()
 	}
 	began := l.clock()
 	for p.worth {
@@ -28,7 +28,7 @@ func (l *Loop) await() (int, error) {
 		}
 		p.worth = l.clock()-began < p.limit
 	}
-	n, err := l.wait(l.timeout())
+	n, err := l.sleep()
 	p.worth = n > 0 && l.clock()-began < p.limit
 	return n, err
 }

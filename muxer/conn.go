@@ -80,6 +80,8 @@ type conn struct {
 
 	born     time.Duration // by the loop's clock
 	stalls   connStalls
+	sentIn   uint32        // when payload last came, as moderation.round
+	runsOn   uint32        // since when it comes without waiting for interrupts, as moderation.trust
 	wasted   int           // bytes that were read away
 	askAfter time.Duration // how long the guest has to tell of credit before it is asked again
 	hostAt   time.Duration // deadline by the loop's clock, or 0

@@ -132,7 +132,10 @@ func TestConnectionsTellWhatTheyWaitFor(t *testing.T) {
 	d.PostBuffers(64)
 	d.ExpectFor(1002, 52, csm.OpResponse)
 	v.waiting(1002, muxer.WaitNothing)
+	v.pause()
 	s.send(pattern(1001))
+	v.waiting(1002, muxer.WaitDriver)
+	v.resume()
 	if c := v.waiting(1002, muxer.WaitGuestCredit); c.RxBytes != 1000 || c.Credit != 0 {
 		t.Errorf("without credit: %+v", c)
 	}

@@ -92,6 +92,7 @@ func (m *Muxer) StartQueue(index int, q *virtqueue.Queue) {
 	case txQueue:
 		m.tx, m.txWaits, m.txFaulted = q, true, false
 		m.setTxStall(stallNone)
+		m.txHold = moderation{round: 1, trust: 1}
 		m.batch.conn = nil // a fault in guest memory may have left one
 	case eventQueue:
 		m.startEvents(q)
@@ -140,11 +141,11 @@ func (m *Muxer) StopQueue(index int) {
 	case txQueue:
 		m.setTxStall(stallNone)
 		if m.tx != nil {
-			defer func() { m.tx = nil }()
+			defer func() { m.tx, m.txHold.at = nil, 0 }()
 			if !m.txFaulted {
 				m.serveTx(true)
 			}
-			m.tx.NotifyIfNeeded()
+			m.announceTx()
 		}
 	case eventQueue:
 		m.events.q = nil

@@ -3,6 +3,7 @@ package muxer_test
 import (
 	"net"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -48,7 +49,7 @@ func (v *vm) wantDrained(drained <-chan struct{}) {
 // Nothing new begins, from either side.
 func TestDrainLetsConnectionsRunOn(t *testing.T) {
 	t.Parallel()
-	v := newVM(t, options{})
+	v := newVM(t, options{clock: func() time.Duration { return time.Hour }}) // no deadline comes
 	d, p := v.driver, v.listen(52)
 	s := v.open(p, 1000, 52)
 	drained := v.drain()

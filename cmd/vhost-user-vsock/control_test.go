@@ -429,6 +429,14 @@ func TestControlBesideReloads(t *testing.T) {
 	expectEOF(t, program)
 	p.expectNames(t)
 
+	// One without a name goes by its socket.
+	p.mustAdd(t, `{"guest-cid": 5, "socket": "sc", "uds-path": "uc"}`)
+	p.reload(t, controlKey+"vms:\n- {guest-cid: 6, socket: sc, uds-path: uc}\n")
+	p.expectNames(t, "cid5")
+	if vm := p.show(t, "cid5"); vm.Origin != control.FromConfig {
+		t.Errorf("cid5: %+v", vm)
+	}
+
 	// The defaults of the file as it was read last hold for who comes.
 	p.reload(t, controlKey+"defaults: {max-buffered: 2MiB}\nvms: []\n")
 	if c := p.mustAdd(t, keysC); c.MaxBuffered != 2<<20 {
