@@ -30,14 +30,13 @@ type checks struct {
 	inherit func(v *VM) error // finds out what FD is
 }
 
-// Granted returns an error unless the program can still make sockets in a
-// directory or, without sockets, read files in it.
-type Granted func(dir string, sockets bool) error
+// Granted returns an error unless the program can still use a directory so.
+type Granted func(dir string, use Use) error
 
 // Load returns what the command line and the file ask for.
 func (c *CommandLine) Load() (Daemon, error) {
 	return c.load(checks{
-		granted: func(string, bool) error { return nil },
+		granted: func(string, Use) error { return nil },
 		inherit: (*VM).inherit,
 	})
 }
@@ -206,7 +205,7 @@ func (s *section) checkFrontend(v *VM, check checks) error {
 // checkPaths checks that the program can use the VM's directories.
 func (s *section) checkPaths(v *VM, check checks) error {
 	for _, p := range v.paths() {
-		if err := check.granted(p.dir(), p.socket); err != nil {
+		if err := check.granted(p.dir(), p.use); err != nil {
 			return fmt.Errorf("%s %q: %w", s.at(p.option), p.path, err)
 		}
 	}

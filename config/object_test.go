@@ -8,7 +8,7 @@ import (
 )
 
 // anywhere grants all directories.
-func anywhere(string, bool) error { return nil }
+func anywhere(string, Use) error { return nil }
 
 func TestObjectIsAVM(t *testing.T) {
 	inTempDir(t)
@@ -52,7 +52,7 @@ func TestObjectHasTheDefaults(t *testing.T) {
 
 func TestObjectErrors(t *testing.T) {
 	inTempDir(t)
-	nowhere := func(dir string, sockets bool) error { return errors.New("no access to " + dir) }
+	nowhere := func(dir string, _ Use) error { return errors.New("no access to " + dir) }
 	for object, want := range map[string]string{
 		`[]`:                               "not keys with values; give a JSON object",
 		`null`:                             "not keys with values",

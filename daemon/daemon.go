@@ -67,7 +67,7 @@ func Run(p Program, line config.CommandLine, cfg config.Daemon) error {
 func newDaemon(p Program, log *logging, line config.CommandLine, cfg config.Daemon) *daemon {
 	d := &daemon{
 		Program: p, log: log, line: line, cfg: cfg, fleet: newFleet(log),
-		granted: func(string, bool) error { return nil },
+		granted: func(string, config.Use) error { return nil },
 	}
 	d.defaults.Store(&cfg.Defaults)
 	return d

@@ -417,6 +417,10 @@ func TestControlBesideReloads(t *testing.T) {
 
 	p.reload(t, controlKey+"vms:\n"+vmB)
 	p.expectNames(t, "c", "b")
+	p.reload(t, controlKey+"vms:\n"+vmB) // and once more
+	if c := p.show(t, "c"); c.Origin != control.FromControl {
+		t.Errorf("c: %+v", c)
+	}
 	g.mustCarry(t, program, []byte("still here"))
 
 	p.reload(t, controlKey+"vms:\n- {name: c, guest-cid: 5, socket: sc, uds-path: uc, max-buffered: 1MiB}\n")
