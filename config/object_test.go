@@ -52,7 +52,7 @@ func TestObjectHasTheDefaults(t *testing.T) {
 
 func TestObjectErrors(t *testing.T) {
 	inTempDir(t)
-	nowhere := func(dir string, use Use) error { return errors.New("no access to " + dir) }
+	nowhere := func(dir string, _ Use) error { return errors.New("no access to " + dir) }
 	for object, want := range map[string]string{
 		`[]`:                               "not keys with values; give a JSON object",
 		`null`:                             "not keys with values",

@@ -8,27 +8,40 @@ import (
 	"github.com/vhost-user-vsock/vhost-user-vsock/trace"
 )
 
+// ErrTaken marks what two VMs cannot both have.
+var ErrTaken = errors.New("another VM has it")
+
 // checkTogether checks what no VM can check alone; from are the sources of each.
 func (d *Daemon) checkTogether(from []vmSources) error {
-	names := make(map[string]bool)
-	fds := make(map[int]bool)
 	for i, v := range d.VMs {
-		own := &from[i].own
-		switch {
-		case names[v.Name]:
-			return fmt.Errorf("%s %q: another VM has this name; give each a name of its own", own.at("name"), v.Name)
-		case v.FD != NoFD && fds[v.FD]:
-			return fmt.Errorf("%s %d: another VM has this descriptor; give each one of its own", own.at("fd"), v.FD)
-		}
-		if o := sharesTrace(d.VMs[:i], v); o != nil {
-			return fmt.Errorf("%s %q: VM %q has %s; give each a file of its own", own.at("trace-packets"), v.Trace, o.Name, o.Trace)
-		}
-		names[v.Name], fds[v.FD] = true, true
-		if err := checkConflicts(d.VMs[:i], d.Control, v, own); err != nil {
+		if err := checkBeside(d.VMs[:i], d.Control, v, &from[i].own); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// CheckBeside returns an error if v cannot be beside other VMs, and the control
+// socket unless its path is empty. It is ErrTaken or hostsock.ErrConflict unless a path
+// cannot be used at all.
+func CheckBeside(others []VM, control string, v VM) error {
+	return checkBeside(others, control, v, &section{place: "VM", inFile: true})
+}
+
+// checkBeside is CheckBeside for a VM that is given in own.
+func checkBeside(others []VM, control string, v VM, own *section) error {
+	for _, o := range others {
+		switch {
+		case o.Name == v.Name:
+			return fmt.Errorf("%s %q: %w; give each a name of its own", own.at("name"), v.Name, ErrTaken)
+		case v.FD != NoFD && o.FD == v.FD:
+			return fmt.Errorf("%s %d: %w; give each one of its own", own.at("fd"), v.FD, ErrTaken)
+		}
+	}
+	if o := sharesTrace(others, v); o != nil {
+		return fmt.Errorf("%s %q: %w: VM %q records in %s; give each a file of its own", own.at("trace-packets"), v.Trace, ErrTaken, o.Name, o.Trace)
+	}
+	return checkConflicts(others, control, v, own)
 }
 
 // sharesTrace returns one of others whose trace, or what becomes of a former one, is the
@@ -40,12 +53,6 @@ func sharesTrace(others []VM, v VM) *VM {
 		}
 	}
 	return nil
-}
-
-// CheckConflicts returns an error if sockets of v get into the way of those of
-// other VMs, or of the control socket, unless its path is empty.
-func CheckConflicts(others []VM, control string, v VM) error {
-	return checkConflicts(others, control, v, &section{})
 }
 
 // checkConflicts refuses sockets of v, given in own, that get into the way of

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -13,9 +12,6 @@ import (
 // Changes of one VM beside the configuration. A reload leaves a VM that came so
 // alone, unless the configuration has it then, and brings one back that it has.
 
-// errNameTaken refuses a VM.
-var errNameTaken = errors.New("another VM has this name; give each a name of its own")
-
 // admit serves another VM and returns what it is. After an error nothing has
 // changed. It is safe for concurrent use.
 func (f *fleet) admit(cfg config.VM) (control.VM, error) {
@@ -23,7 +19,7 @@ func (f *fleet) admit(cfg config.VM) (control.VM, error) {
 	defer f.changing.Unlock()
 	defer f.shareLimits()
 	if slices.ContainsFunc(f.list(), func(v *vm) bool { return v.mayBe(cfg.Name) }) {
-		return control.VM{}, fmt.Errorf("name %q: %w", cfg.Name, errNameTaken)
+		return control.VM{}, fmt.Errorf("name %q: %w; give each a name of its own", cfg.Name, config.ErrTaken)
 	}
 	v := newVM(cfg, control.FromControl, f)
 	if err := f.openBeside(v, f.serving()); err != nil {

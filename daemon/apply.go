@@ -217,7 +217,7 @@ func (f *fleet) openBeside(v *vm, others []*vm) error {
 	if err != nil {
 		return err
 	}
-	if err := config.CheckConflicts(configs, f.control, v.cfg); errors.Is(err, hostsock.ErrConflict) {
+	if err := config.CheckBeside(configs, f.control, v.cfg); errors.Is(err, config.ErrTaken) || errors.Is(err, hostsock.ErrConflict) {
 		return err // else hostsock tells what is wrong
 	}
 	useProcessors(len(limits))

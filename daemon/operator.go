@@ -28,7 +28,7 @@ func refused(err error) error {
 		return nil
 	case errors.Is(err, errClosing):
 		status = http.StatusServiceUnavailable
-	case errors.Is(err, errNameTaken), errors.Is(err, hostsock.ErrConflict),
+	case errors.Is(err, config.ErrTaken), errors.Is(err, hostsock.ErrConflict),
 		errors.Is(err, hostsock.ErrInUse), errors.Is(err, hostsock.ErrNotSocket), errors.Is(err, hostsock.ErrNotKnown):
 		status = http.StatusConflict
 	}

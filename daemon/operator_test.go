@@ -212,3 +212,19 @@ func TestControlWhileTheProgramEnds(t *testing.T) {
 	expectEnd(t, result, nil)
 	expectFiles(t)
 }
+
+// A VM that is added passes the checks of one in the configuration.
+func TestControlChecksVMsBesideOthers(t *testing.T) {
+	_, signals, result := startInProcess(t, append([]string{"--control", "control", "--trace-packets", "trace"}, one...)...)
+	c := newClient(t)
+	_, err := c.Add(t.Context(), control.Keys(`{"name":"c","socket":"sc","uds-path":"uc","trace-packets":"trace"}`))
+	expectStatus(t, err, http.StatusConflict, `VM "cid3" records in`)
+	_, err = c.Add(t.Context(), control.Keys(`{"socket":"sc","uds-path":"uc"}`))
+	expectStatus(t, err, http.StatusConflict, `name "cid3"`)
+	if _, err := c.Add(t.Context(), control.Keys(keysC)); err != nil {
+		t.Error(err)
+	}
+	signals <- unix.SIGTERM
+	expectEnd(t, result, nil)
+	expectFiles(t, "trace")
+}
