@@ -75,7 +75,7 @@ func (m *Muxer) settle(c *conn) {
 	}
 	if c.stalled {
 		space, _ := c.RxSpace()
-		c.setStalled(space == 0 && c.GuestReads() && !c.outgrown())
+		c.setStalled(space == 0 && !c.outgrown())
 	}
 	if c.Due(m.pressed()) || c.wantsRead() {
 		m.schedule(c)
