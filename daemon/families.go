@@ -82,7 +82,7 @@ var families = []family{
 	gauge("buffered_limit_bytes", "Memory that payload for host programs may take.",
 		func(s *vmStats) *stats.Gauge { return &s.maxBuffered }),
 
-	// Waits. Each counts the times that one began.
+	// Waits: the times that one began, and how long they lasted, by now.
 	counter("credit_stalls_total", "Times a host program's bytes began to wait for buffer space in the guest.",
 		func(s *vmStats) *stats.Counter { return &s.muxer.CreditStalls }),
 	counter("packet_stalls_total", "Times a host program's bytes began to wait for the guest to read packets.",
@@ -101,6 +101,18 @@ var families = []family{
 			put(float64(s.muxer.RxRingStalls.Load()), queueNames[0], "no_buffers")
 			put(float64(s.muxer.ReplyStalls.Load()), queueNames[1], "replies")
 			put(float64(s.muxer.BufferStalls.Load()), queueNames[1], "buffered_limit")
+		}, "queue", "reason"),
+
+	counters("connection_stall_seconds_total", "Time for which connections have waited, added up over all of them: for the guest's credit, or for a host program to read.",
+		func(s *vmStats, put put) {
+			put(s.muxer.CreditStalled.Seconds(clock), "credit")
+			put(s.muxer.HostStalled.Seconds(clock), "host_socket")
+		}, "reason"),
+	counters("ring_stall_seconds_total", "Time for which a ring has waited, by reason.",
+		func(s *vmStats, put put) {
+			put(s.muxer.RxRingStalled.Seconds(clock), queueNames[0], "no_buffers")
+			put(s.muxer.ReplyStalled.Seconds(clock), queueNames[1], "replies")
+			put(s.muxer.BufferStalled.Seconds(clock), queueNames[1], "buffered_limit")
 		}, "queue", "reason"),
 
 	// The muxer's own queues: connections with something for the guest, and

@@ -28,6 +28,9 @@ const (
 	backlog = 4096
 )
 
+// clock is what the loops of all VMs tell the time by. It is safe for concurrent use.
+var clock = eventloop.Monotonic()
+
 // vm is everything that serves one virtual machine: a loop on a goroutine of
 // its own, and what that loop owns.
 type vm struct {
@@ -132,7 +135,7 @@ func (v *vm) up() bool { return v.stats.up.Load() != 0 }
 // build makes the parts. After an error those made so far are left to the
 // caller.
 func (v *vm) build(cfg config.VM, log logrus.FieldLogger) (err error) {
-	if v.loop, err = eventloop.New(eventloop.Monotonic()); err != nil {
+	if v.loop, err = eventloop.New(clock); err != nil {
 		return fmt.Errorf("event loop: %w", err)
 	}
 	v.loop.SetPoll(cfg.Poll)

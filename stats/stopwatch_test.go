@@ -86,7 +86,7 @@ func TestStopwatchIsReadWhole(t *testing.T) {
 			}
 		})
 	}
-	for range 3_000_000 { // no time passes between Start and Stop
+	for range 100_000 { // no time passes between Start and Stop
 		s.Start(time.Hour)
 		s.Stop(time.Hour)
 	}
