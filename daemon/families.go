@@ -45,6 +45,15 @@ var families = []family{
 	counters("resets_total", "RST packets to the guest by reason.",
 		func(s *vmStats, put put) { putAll(put, s.muxer.Resets[:], muxer.ResetReasons[:]) }, "reason"),
 
+	histograms("request_duration_seconds", "Time from a REQUEST to its answer, by the side that asked and by the answer.",
+		func(s *vmStats, put putHistogram) {
+			for direction, side := range muxer.Directions {
+				for answer, name := range muxer.Answers {
+					put(&s.muxer.Answered[direction][answer], side+"_initiated", name)
+				}
+			}
+		}, "direction", "answer"),
+
 	gauges("guest_cid", "The guest's CID: the one in force, and one that waits for the driver to start anew, else 0.",
 		func(s *vmStats, put put) {
 			put(float64(s.muxer.GuestCID.Load()), "active")
@@ -125,6 +134,9 @@ var families = []family{
 		func(s *vmStats) *stats.Gauge { return &s.muxer.KillQueueDepth }),
 	counter("killq_resyncs_total", "Times that queue was rebuilt from the connection table.",
 		func(s *vmStats) *stats.Counter { return &s.muxer.KillResyncs }),
+
+	histograms("loop_turn_seconds", "Time that the VM's event loop took for one turn, for which all else of the VM waited.",
+		func(s *vmStats, put putHistogram) { put(&s.turns) }),
 
 	// Rings.
 	counters("notifications_total", "Batches of used buffers by whether the driver was interrupted for them.",

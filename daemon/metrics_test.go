@@ -54,7 +54,8 @@ func TestMetricsOfEveryVMAreThereFromTheStart(t *testing.T) {
 		series := func(vm string) int {
 			n := 0
 			for line := range strings.Lines(text) {
-				if strings.HasPrefix(line, namespace+"_"+f.name+"{") && strings.Contains(line, fmt.Sprintf("vm=%q", vm)) {
+				name, _, _ := strings.Cut(line, "{")
+				if strings.TrimSuffix(name, "_bucket") == namespace+"_"+f.name && strings.Contains(line, fmt.Sprintf("vm=%q", vm)) {
 					n++
 				}
 			}
@@ -97,6 +98,8 @@ func TestMetricsShowTheCounters(t *testing.T) {
 	m.RxRingStalled.Stop(3500 * time.Millisecond)
 	m.BufferStalled.Start(0)
 	m.BufferStalled.Stop(4500 * time.Millisecond)
+	m.Answered[muxer.GuestInitiated][muxer.AnswerRST].Observe(5 * time.Microsecond)
+	v.stats.turns.Observe(time.Minute)
 	m.GuestWaits.Set(19)
 	m.GuestRetries.Add(20)
 	m.RxQueueDepth.Set(10)
@@ -126,6 +129,13 @@ func TestMetricsShowTheCounters(t *testing.T) {
 		`ring_stall_seconds_total{queue="rx",reason="no_buffers",vm="cid7"} 3.5`,
 		`ring_stall_seconds_total{queue="tx",reason="replies",vm="cid7"} 0`,
 		`ring_stall_seconds_total{queue="tx",reason="buffered_limit",vm="cid7"} 4.5`,
+		`request_duration_seconds_bucket{answer="rst",direction="guest_initiated",vm="cid7",le="4e-06"} 0`,
+		`request_duration_seconds_bucket{answer="rst",direction="guest_initiated",vm="cid7",le="1.6e-05"} 1`,
+		`request_duration_seconds_sum{answer="rst",direction="guest_initiated",vm="cid7"} 5e-06`,
+		`request_duration_seconds_count{answer="response",direction="host_initiated",vm="cid7"} 0`,
+		`loop_turn_seconds_bucket{vm="cid7",le="16.777216"} 0`,
+		`loop_turn_seconds_bucket{vm="cid7",le="+Inf"} 1`,
+		`loop_turn_seconds_sum{vm="cid7"} 60`,
 		`guest_waits{vm="cid7"} 19`,
 		`guest_retries_total{vm="cid7"} 20`,
 		`rxq_depth{vm="cid7"} 10`,

@@ -9,6 +9,8 @@ import (
 
 	"github.com/hashicorp/go-multierror"
 	"golang.org/x/sys/unix"
+
+	"github.com/vhost-user-vsock/vhost-user-vsock/stats"
 )
 
 // batch is how many ready descriptors one wait returns at most. The others
@@ -41,6 +43,7 @@ type Loop struct {
 	worker  Worker
 	clock   Clock
 	now     time.Duration
+	turns   *stats.Histogram
 	polling polling
 	stopped bool
 	calls   calls
@@ -53,7 +56,7 @@ func New(clock Clock) (*Loop, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
 	}
-	l := &Loop{epoll: epoll, worker: idle{}, clock: clock}
+	l := &Loop{epoll: epoll, worker: idle{}, clock: clock, turns: new(stats.Histogram)}
 	if err := l.calls.open(l); err != nil {
 		unix.Close(epoll)
 		return nil, err
@@ -73,7 +76,11 @@ func (l *Loop) Close() error {
 // SetWorker replaces the worker.
 func (l *Loop) SetWorker(w Worker) { l.worker = w }
 
-// Now returns what the clock told after the last wait, 0 before the first.
+// CountTurns has the loop count in h how long its turns take: for how long whoever
+// needs it next may have to wait.
+func (l *Loop) CountTurns(h *stats.Histogram) { l.turns = h }
+
+// Now returns what the clock told after the last wait, or when Run began.
 func (l *Loop) Now() time.Duration { return l.now }
 
 // Run serves until Stop and keeps its goroutine on one thread meanwhile. An
@@ -84,13 +91,18 @@ func (l *Loop) Run() error {
 	defer runtime.UnlockOSThread()
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 
+	l.now = l.clock()
 	more := true // until the worker was asked
 	for !l.stopped {
 		n, err := l.next(more)
 		if err != nil {
 			return err
 		}
-		l.now = l.clock()
+		now := l.clock()
+		if more { // the turn before ended where this one begins
+			l.turns.Observe(now - l.now)
+		}
+		l.now = now
 		l.dispatch(l.ready[:n])
 		l.calls.run()
 		if at, ok := l.worker.Deadline(); ok && at <= l.now {
@@ -110,13 +122,14 @@ func (l *Loop) next(more bool) (int, error) {
 	return l.await()
 }
 
-// timeout returns how many milliseconds the loop may sleep, -1 for ever.
-func (l *Loop) timeout() int {
+// timeout returns how many milliseconds the loop may sleep at a reading of its
+// clock, -1 for ever.
+func (l *Loop) timeout(now time.Duration) int {
 	at, ok := l.worker.Deadline()
 	if !ok {
 		return -1
 	}
-	left := at - l.clock()
+	left := at - now
 	if left <= 0 {
 		return 0
 	}
