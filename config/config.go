@@ -19,6 +19,7 @@ type Daemon struct {
 	LogLevel    logrus.Level
 	LogFormat   LogFormat
 	MetricsAddr string // empty: no metrics
+	Pprof       bool   // serve profiles there, too
 
 	Sandbox     sandbox.Mode
 	RuntimeDirs []string // where sockets of VMs to come may be

@@ -65,6 +65,9 @@ func (c *CommandLine) load(check checks) (Daemon, error) {
 	if err != nil {
 		return Daemon{}, err
 	}
+	if d.Pprof && d.MetricsAddr == "" {
+		return Daemon{}, fmt.Errorf("%s: there is no address to serve it at; give --metrics-addr as well", optionNamed("pprof").given(from.program)[0].at)
+	}
 	for _, s := range from.vms {
 		v, err := s.load(check)
 		if err != nil {

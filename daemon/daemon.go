@@ -92,7 +92,7 @@ func (d *daemon) open() (err error) {
 	}
 	// A taken address is found out before any socket file appears.
 	if d.cfg.MetricsAddr != "" {
-		if d.http, err = listenHTTP(d.cfg.MetricsAddr); err != nil {
+		if d.http, err = listenHTTP(d.cfg.MetricsAddr, d.cfg.Pprof); err != nil {
 			return err
 		}
 	}

@@ -24,20 +24,21 @@ const (
 	httpIdleLimit  = time.Minute
 )
 
-// httpServer answers /metrics and /healthz.
+// httpServer answers /metrics and /healthz, and /debug/pprof/ if it is to.
 type httpServer struct {
 	listener net.Listener
+	pprof    bool
 	server   *http.Server
 	done     chan struct{} // closed when the serving goroutine has ended
 }
 
 // listenHTTP takes the address; nobody is answered before start.
-func listenHTTP(addr string) (*httpServer, error) {
+func listenHTTP(addr string, pprof bool) (*httpServer, error) {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("--metrics-addr %q: %w; give a free address of this machine", addr, err)
 	}
-	return &httpServer{listener: limitListener(l, httpClients), done: make(chan struct{})}, nil
+	return &httpServer{listener: limitListener(l, httpClients), pprof: pprof, done: make(chan struct{})}, nil
 }
 
 // start answers requests until close.
@@ -45,6 +46,9 @@ func (s *httpServer) start(metrics prometheus.Gatherer, health http.Handler, log
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{ErrorLog: log}))
 	mux.Handle("GET /healthz", health)
+	if s.pprof {
+		handlePprof(mux)
+	}
 	s.server = &http.Server{
 		Handler:        mux,
 		ReadTimeout:    httpReadLimit,

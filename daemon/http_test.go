@@ -52,7 +52,7 @@ func runLoop(t *testing.T) *vm {
 
 func startHTTP(t *testing.T, vms []*vm) *httpServer {
 	t.Helper()
-	s, err := listenHTTP("127.0.0.1:0")
+	s, err := listenHTTP("127.0.0.1:0", false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,8 +101,10 @@ func TestHTTPScrape(t *testing.T) {
 	if code, body := get(t, s, "/healthz"); code != http.StatusOK || body != "ok\n" {
 		t.Errorf("/healthz: %d %q", code, body)
 	}
-	if code, _ := get(t, s, "/"); code != http.StatusNotFound {
-		t.Errorf("/: status %d", code)
+	for _, path := range []string{"/", "/debug/pprof/", "/debug/pprof/cmdline", "/debug/pprof/heap"} {
+		if code, _ := get(t, s, path); code != http.StatusNotFound {
+			t.Errorf("%s: status %d", path, code)
+		}
 	}
 }
 
@@ -113,7 +115,7 @@ func TestHTTPAddressInUse(t *testing.T) {
 	}
 	defer taken.Close()
 	addr := taken.Addr().String()
-	if _, err := listenHTTP(addr); err == nil || !strings.Contains(err.Error(), addr) || !strings.Contains(err.Error(), "--metrics-addr") {
+	if _, err := listenHTTP(addr, false); err == nil || !strings.Contains(err.Error(), addr) || !strings.Contains(err.Error(), "--metrics-addr") {
 		t.Errorf("error %v", err)
 	}
 }
