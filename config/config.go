@@ -6,6 +6,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/vhost-user-vsock/vhost-user-vsock/activated"
 	"github.com/vhost-user-vsock/vhost-user-vsock/muxer"
 	"github.com/vhost-user-vsock/vhost-user-vsock/sandbox"
 )
@@ -21,6 +22,10 @@ type Daemon struct {
 	MetricsAddr string // empty: no metrics
 	Pprof       bool   // serve profiles there, too
 
+	Sockets          []*activated.Socket // all that the service manager passed on
+	ActivatedMetrics *activated.Socket   // that of MetricsAddr, or nil
+	sole             string              // the only VM at the start; empty: there were several
+
 	Sandbox     sandbox.Mode
 	RuntimeDirs []string // where sockets of VMs to come may be
 }
@@ -31,7 +36,7 @@ type VM struct {
 	Named bool   // it was given; else Name is made of the CID
 
 	Frontend     Frontend
-	Socket       string // path of SocketFile; of ListeningFD too, where it has one
+	Socket       string // path of SocketFile, else empty or the path that the socket has
 	SocketAccess Access // of SocketFile
 	FD           int    // of ListeningFD and ConnectedFD, else NoFD
 	GuestCID     CIDSource
@@ -40,6 +45,7 @@ type VM struct {
 
 	UDSPath   string
 	UDSAccess Access
+	Activated Activated
 	OKPort    muxer.OKPort
 
 	WaitForGuest time.Duration // how long a CONNECT may wait for the guest to accept it
@@ -54,9 +60,9 @@ type VM struct {
 type Frontend int
 
 const (
-	SocketFile  Frontend = iota // they connect to a socket that we make
-	ListeningFD                 // they connect to one that we inherited
-	ConnectedFD                 // there is just one, and we inherited its connection
+	SocketFile  Frontend = iota // they connect to a socket that we make, or the service manager
+	ListeningFD                 // they connect to one that --fd says
+	ConnectedFD                 // there is just one, and --fd is its connection
 )
 
 // Access says who may connect to a socket file.

@@ -32,7 +32,7 @@ func load(args ...string) (Daemon, error) {
 	if err != nil {
 		return Daemon{}, err
 	}
-	return line.Load()
+	return line.Load(nil)
 }
 
 func mustLoad(t *testing.T, args ...string) Daemon {
@@ -126,7 +126,7 @@ func TestConfigCIDFromAFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(" 42\n")
-	old, err := line.Load()
+	old, err := line.Load(nil)
 	if err != nil || old.VMs[0].GuestCID != (CIDSource{CID: 42, File: path}) {
 		t.Fatalf("got %+v, error %v", old, err)
 	}

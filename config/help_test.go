@@ -47,7 +47,8 @@ func TestHelpEntries(t *testing.T) {
 		`
   --socket PATH, --socket-path PATH
       Listen here for the frontend. A stale socket file is replaced, a live one
-      or any other file never.
+      or any other file never. It is not needed where the service manager passes
+      the socket on.
 `, `
   --guest-cid CID|FILE
       The guest's context identifier, 3 to 4294967294, or the absolute path of a

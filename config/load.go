@@ -3,6 +3,9 @@ package config
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
+
+	"github.com/vhost-user-vsock/vhost-user-vsock/activated"
 )
 
 // sources are where the values of a configuration come from, the first of each
@@ -24,38 +27,47 @@ type vmSources struct {
 type checks struct {
 	granted Granted
 	inherit func(v *VM) error // finds out what FD is
+	sockets inheritance
 }
 
 // Granted returns an error unless the program can still make sockets in a
 // directory or, without sockets, read files in it.
 type Granted func(dir string, sockets bool) error
 
-// Load returns what the command line and the file ask for.
-func (c *CommandLine) Load() (Daemon, error) {
-	return c.load(checks{
+// Load returns what the command line and the file ask for, of a program to which
+// the service manager passed sockets on.
+func (c *CommandLine) Load(sockets []*activated.Socket) (Daemon, error) {
+	check := checks{
 		granted: func(string, bool) error { return nil },
 		inherit: (*VM).inherit,
-	})
+		sockets: inheritance{sockets: sockets, start: true},
+	}
+	d, err := c.load(&check)
+	if err == nil {
+		err = check.sockets.checkAllGiven(&d)
+	}
+	return d, err
 }
 
 // Reload is Load once more for a program that runs by old.
 func (c *CommandLine) Reload(old Daemon, granted Granted) (Daemon, error) {
-	return c.load(checks{granted: granted, inherit: func(v *VM) error {
+	inherit := func(v *VM) error {
 		for _, known := range old.VMs {
 			if known.FD == v.FD {
 				v.Frontend, v.Socket = known.Frontend, known.Socket
 			}
 		}
 		return nil
-	}})
+	}
+	return c.load(&checks{granted: granted, inherit: inherit, sockets: inheritance{sockets: old.Sockets, sole: old.sole}})
 }
 
-func (c *CommandLine) load(check checks) (Daemon, error) {
+func (c *CommandLine) load(check *checks) (Daemon, error) {
 	from, err := c.sources()
 	if err != nil {
 		return Daemon{}, err
 	}
-	d := Daemon{File: c.file}
+	d := Daemon{File: c.file, Sockets: check.sockets.sockets, sole: check.sockets.sole}
 	err = eachOption(func(o *option) error {
 		if o.daemon == nil {
 			return nil
@@ -65,6 +77,10 @@ func (c *CommandLine) load(check checks) (Daemon, error) {
 	if err != nil {
 		return Daemon{}, err
 	}
+	if err := check.sockets.giveDaemon(&d); err != nil {
+		return Daemon{}, err
+	}
+	check.sockets.vms = len(from.vms)
 	if d.Pprof && d.MetricsAddr == "" {
 		return Daemon{}, fmt.Errorf("%s: there is no address to serve it at; give --metrics-addr as well", optionNamed("pprof").given(from.program)[0].at)
 	}
@@ -74,6 +90,9 @@ func (c *CommandLine) load(check checks) (Daemon, error) {
 			return Daemon{}, err
 		}
 		d.VMs = append(d.VMs, v)
+	}
+	if check.sockets.start && len(d.Sockets) > 0 && len(d.VMs) == 1 {
+		d.sole = d.VMs[0].Name
 	}
 	return d, d.checkTogether(from.vms)
 }
@@ -138,7 +157,7 @@ func (c *CommandLine) eachFlag(visit func(o *option, v value) error) error {
 }
 
 // load returns the VM.
-func (s *vmSources) load(check checks) (VM, error) {
+func (s *vmSources) load(check *checks) (VM, error) {
 	v := VM{
 		FD:           NoFD,
 		SocketAccess: Access{UID: Unchanged, GID: Unchanged},
@@ -151,25 +170,33 @@ func (s *vmSources) load(check checks) (VM, error) {
 		return o.apply(func(text string) error { return o.vm(&v, text) }, append([]section{s.own}, s.defaults...)...)
 	})
 	if err == nil {
+		err = s.own.readCID(&v, check)
+	}
+	if v.Name == "" {
+		v.Name = fmt.Sprintf("cid%d", v.GuestCID.CID)
+	}
+	if err == nil {
 		err = s.own.checkFrontend(&v, check)
 	}
 	if err == nil {
 		err = s.own.checkPaths(&v, check)
 	}
-	if err == nil {
-		err = s.own.readCID(&v)
-	}
-	if v.Name == "" {
-		v.Name = fmt.Sprintf("cid%d", v.GuestCID.CID)
-	}
 	return v, err
 }
 
 // checkFrontend checks what no option can check alone.
-func (s *section) checkFrontend(v *VM, check checks) error {
-	switch {
-	case v.UDSPath == "":
+func (s *section) checkFrontend(v *VM, check *checks) error {
+	if v.UDSPath == "" {
 		return fmt.Errorf("%s: missing; give the path where host programs connect", s.at("uds-path"))
+	}
+	if err := check.sockets.giveVM(v); err != nil {
+		return err
+	}
+	switch {
+	case v.Activated.Socket != nil && v.FD != NoFD:
+		return fmt.Errorf("%s %d: excludes %v; drop one of them", s.at("fd"), v.FD, v.Activated.Socket)
+	case v.Activated.Socket != nil:
+		return nil
 	case v.Socket == "" && v.FD == NoFD:
 		or := ""
 		if !s.inFile {
@@ -190,10 +217,13 @@ func (s *section) checkFrontend(v *VM, check checks) error {
 	return nil
 }
 
-// checkPaths checks that the program can use the VM's directories.
-func (s *section) checkPaths(v *VM, check checks) error {
+// checkPaths checks that the program can make the VM's sockets.
+func (s *section) checkPaths(v *VM, check *checks) error {
 	for _, p := range v.paths() {
-		if err := check.granted(p.dir(), p.socket); err != nil {
+		if !p.socket {
+			continue // it has been read
+		}
+		if err := check.granted(p.dir(), true); err != nil {
 			return fmt.Errorf("%s %q: %w", s.at(p.option), p.path, err)
 		}
 	}
@@ -201,9 +231,16 @@ func (s *section) checkPaths(v *VM, check checks) error {
 }
 
 // readCID reads the CID where a file holds it.
-func (s *section) readCID(v *VM) error {
-	if err := v.GuestCID.read(); err != nil {
-		return fmt.Errorf("%s %q: %w", s.at("guest-cid"), v.GuestCID.File, err)
+func (s *section) readCID(v *VM, check *checks) (err error) {
+	file := v.GuestCID.File
+	if file != "" {
+		err = check.granted(filepath.Dir(file), false)
+	}
+	if err == nil {
+		err = v.GuestCID.read()
+	}
+	if err != nil {
+		return fmt.Errorf("%s %q: %w", s.at("guest-cid"), file, err)
 	}
 	return nil
 }

@@ -54,7 +54,7 @@ var groups = []group{
 		},
 		{
 			name: "socket", alias: "socket-path", arg: "PATH", unique: true,
-			help: "Listen here for the frontend. A stale socket file is replaced, a live one or any other file never.",
+			help: "Listen here for the frontend. A stale socket file is replaced, a live one or any other file never. It is not needed where the service manager passes the socket on.",
 			vm:   func(v *VM, s string) (err error) { v.Socket, err = parseSocketPath(s); return err },
 			ofVM: func(v *VM) any { return v.Socket },
 		},

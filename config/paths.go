@@ -61,10 +61,13 @@ type givenPath struct {
 
 func (p givenPath) dir() string { return filepath.Dir(p.path) }
 
-// paths are where the VM's sockets come and go, and what is read for it.
-func (v *VM) paths() []givenPath {
-	all := []givenPath{{"uds-path", v.UDSPath, true}}
-	if v.Frontend == SocketFile {
+// paths are where the VM's sockets come and go, and what is read for it. Sockets of
+// the service manager stay.
+func (v *VM) paths() (all []givenPath) {
+	if v.Activated.UDS == nil || v.Activated.Seqpacket == nil {
+		all = append(all, givenPath{"uds-path", v.UDSPath, true})
+	}
+	if v.Frontend == SocketFile && v.Activated.Socket == nil {
 		all = append(all, givenPath{"socket", v.Socket, true})
 	}
 	if v.GuestCID.File != "" {

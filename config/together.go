@@ -37,7 +37,7 @@ func checkConflicts(others []VM, v VM, own *section) error {
 	uds, sockets := []string{v.UDSPath}, []string(nil)
 	for _, o := range others {
 		uds = append(uds, o.UDSPath)
-		if o.Frontend == SocketFile {
+		if o.Frontend == SocketFile && o.Socket != "" {
 			sockets = append(sockets, o.Socket)
 		}
 	}

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -42,9 +43,13 @@ type daemon struct {
 	http  *httpServer   // nil without --metrics-addr
 	fleet *fleet
 
-	granted   config.Granted // what the sandbox leaves
-	reloading sync.WaitGroup
-	stats     programStats
+	manager  *manager       // wait's
+	statuses chan string    // for manager, of watchHealth
+	granted  config.Granted // what the sandbox leaves
+	stats    programStats
+
+	background sync.WaitGroup // watchHealth, a reload
+	endHealth  func()         // ends the first; nil before it began
 }
 
 // Run serves cfg, as which line was loaded, until a signal comes or the last VM
@@ -52,17 +57,20 @@ type daemon struct {
 func Run(p Program, line config.CommandLine, cfg config.Daemon) error {
 	log := newLogging(p.Stderr, cfg.LogLevel, cfg.LogFormat)
 	defer log.flush(logFlushLimit)
-	err := newDaemon(p, log, line, cfg).serve()
+	manager := findManager(log)
+	defer manager.close()
+	err := newDaemon(p, log, line, cfg, manager).serve()
 	if err != nil {
 		log.WithError(err).Error("stopped by an error")
 	}
 	return err
 }
 
-func newDaemon(p Program, log *logging, line config.CommandLine, cfg config.Daemon) *daemon {
+func newDaemon(p Program, log *logging, line config.CommandLine, cfg config.Daemon, manager *manager) *daemon {
 	return &daemon{
-		Program: p, log: log, line: line, cfg: cfg, fleet: newFleet(log),
-		granted: func(string, bool) error { return nil },
+		Program: p, log: log, line: line, cfg: cfg, fleet: newFleet(log), manager: manager,
+		statuses: make(chan string),
+		granted:  func(string, bool) error { return nil },
 	}
 }
 
@@ -92,9 +100,15 @@ func (d *daemon) open() (err error) {
 	}
 	// A taken address is found out before any socket file appears.
 	if d.cfg.MetricsAddr != "" {
-		if d.http, err = listenHTTP(d.cfg.MetricsAddr, d.cfg.Pprof); err != nil {
+		if d.http, err = listenHTTP(d.cfg.ActivatedMetrics, d.cfg.MetricsAddr); err != nil {
 			return err
 		}
+		d.http.pprof = d.cfg.Pprof
+	}
+	// No guest may reach a socket of the service manager's, whether or not a VM uses
+	// it now. One whose file is gone is out of reach anyway.
+	for _, s := range d.cfg.Sockets {
+		_ = d.fleet.own.Add(s.Path())
 	}
 	return d.fleet.open(d.cfg.VMs)
 }
@@ -102,31 +116,49 @@ func (d *daemon) open() (err error) {
 // start serves what open made.
 func (d *daemon) start() {
 	d.fleet.start()
+	ctx, cancel := context.WithCancel(context.Background())
+	d.endHealth = cancel
+	d.background.Go(func() { d.fleet.watchHealth(ctx, d.statuses) })
 	ready := d.log.WithField("version", d.Version).WithField("vms", len(d.cfg.VMs))
 	if d.http != nil {
 		d.http.start(newMetrics(d.fleet.list, &d.stats, d.log.linesLost, d.Version), healthHandler(d.fleet.list), d.log)
 		ready = ready.WithField("metrics_addr", d.http.listener.Addr().String()) // port 0 is a number now
 	}
 	ready.Info("ready")
+	d.manager.ready(status(d.fleet.list()))
 }
 
 // wait returns when everything has ended. One of signals bounds the time for
-// that, a second one ends it; reloads have the configuration read again.
+// that, a second one ends it; reloads have the configuration read again. It is by
+// this goroutine that the service manager hears of the program.
 func (d *daemon) wait(signals, reloads <-chan os.Signal) error {
 	var closed chan error // nil until something ends the daemon
 	reloaded := make(chan struct{}, 1)
 	idle := reloads // nil while one reload is under way
+	statuses := d.statuses
+	pings, stop := d.manager.pings()
+	defer stop()
 	for over, signalled := d.fleet.over, false; ; {
 		select {
-		case <-over:
-			over = nil // seen
+		case <-pings:
+			d.manager.ping()
+			continue
+		case text := <-statuses:
+			d.manager.status(text)
+			continue
 		case <-idle:
 			idle = nil
-			d.reloading.Go(func() { d.reload(); reloaded <- struct{}{} })
+			d.manager.reloading()
+			d.background.Go(func() { d.reload(); reloaded <- struct{}{} })
 			continue
 		case <-reloaded:
-			idle = reloads
+			if closed == nil {
+				idle = reloads
+				d.manager.ready(status(d.fleet.list()))
+			}
 			continue
+		case <-over:
+			over = nil // seen
 		case s := <-signals:
 			if signalled {
 				return errHurried
@@ -139,6 +171,8 @@ func (d *daemon) wait(signals, reloads <-chan os.Signal) error {
 		}
 		if closed == nil {
 			closed = make(chan error, 1)
+			idle, statuses = nil, nil
+			d.manager.stopping()
 			go func() { closed <- d.close() }()
 		}
 	}
@@ -146,8 +180,11 @@ func (d *daemon) wait(signals, reloads <-chan os.Signal) error {
 
 // close ends the VMs, all at once, and then the rest.
 func (d *daemon) close() error {
+	if d.endHealth != nil {
+		d.endHealth()
+	}
 	err := d.fleet.close()
-	d.reloading.Wait()
+	d.background.Wait()
 	if d.http != nil {
 		err = gather(err, d.http.close())
 	}

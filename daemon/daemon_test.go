@@ -28,12 +28,12 @@ func startInProcess(t *testing.T, args ...string) (d *daemon, signals chan os.Si
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg, err := line.Load()
+	cfg, err := line.Load(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	log := newLogging(new(bytes.Buffer), 0, config.LogText)
-	d = newDaemon(Program{}, log, line, cfg)
+	d = newDaemon(Program{}, log, line, cfg, findManager(log))
 	if err := d.open(); err != nil {
 		t.Fatal(err)
 	}
@@ -41,6 +41,7 @@ func startInProcess(t *testing.T, args ...string) (d *daemon, signals chan os.Si
 	signals, result = make(chan os.Signal), make(chan error, 1)
 	go func() {
 		result <- d.wait(signals, nil)
+		d.manager.close()
 		log.flush(testLimit)
 	}()
 	return d, signals, result
@@ -134,7 +135,7 @@ func TestDaemonOutlivesAVMThatFails(t *testing.T) {
 			t.Errorf("missing: %s", want)
 		}
 	}
-	if !vms[1].alive(t.Context()) {
+	if stuck := examine(t.Context(), vms); len(stuck) > 0 {
 		t.Error("the other VM does not answer")
 	}
 	breakLoop(t, "sb")

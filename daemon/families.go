@@ -14,6 +14,8 @@ var families = []family{
 	// The VM as a whole.
 	gauge("vm_up", "1 while the VM is served, 0 once it has failed.",
 		func(s *vmStats) *stats.Gauge { return &s.up }),
+	gauge("vm_stuck", "1 while the VM's event loop does not answer; it is asked every 5 seconds.",
+		func(s *vmStats) *stats.Gauge { return &s.stuck }),
 	counter("vm_failures_total", "Times the VM ended by an error or could not start.",
 		func(s *vmStats) *stats.Counter { return &s.failures }),
 	gauge("vm_waiting_options", "Changed options of the VM that apply when its frontend has left.",

@@ -12,6 +12,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/sirupsen/logrus"
+
+	"github.com/vhost-user-vsock/vhost-user-vsock/activated"
 )
 
 const (
@@ -32,13 +34,18 @@ type httpServer struct {
 	done     chan struct{} // closed when the serving goroutine has ended
 }
 
-// listenHTTP takes the address; nobody is answered before start.
-func listenHTTP(addr string, pprof bool) (*httpServer, error) {
-	l, err := net.Listen("tcp", addr)
+// listenHTTP takes the address, or the inherited socket if that is not nil; nobody is
+// answered before start.
+func listenHTTP(inherited *activated.Socket, addr string) (*httpServer, error) {
+	listen := func() (net.Listener, error) { return net.Listen("tcp", addr) }
+	if inherited != nil {
+		listen = inherited.Listener
+	}
+	l, err := listen()
 	if err != nil {
 		return nil, fmt.Errorf("--metrics-addr %q: %w; give a free address of this machine", addr, err)
 	}
-	return &httpServer{listener: limitListener(l, httpClients), pprof: pprof, done: make(chan struct{})}, nil
+	return &httpServer{listener: limitListener(l, httpClients), done: make(chan struct{})}, nil
 }
 
 // start answers requests until close.

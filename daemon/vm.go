@@ -10,6 +10,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/vhost-user-vsock/vhost-user-vsock/activated"
 	"github.com/vhost-user-vsock/vhost-user-vsock/config"
 	"github.com/vhost-user-vsock/vhost-user-vsock/eventloop"
 	"github.com/vhost-user-vsock/vhost-user-vsock/hostsock"
@@ -21,9 +22,6 @@ import (
 const (
 	// queueCount is rx, tx and event (virtio v1.4 §5.10.2).
 	queueCount = 3
-	// seqpacketSuffix leads from --uds-path to where programs connect that want
-	// a SOCK_SEQPACKET socket.
-	seqpacketSuffix = "_seqpacket"
 	// backlog of the listening sockets; the kernel lowers it to its own limit.
 	backlog = 4096
 )
@@ -72,6 +70,7 @@ type vmStats struct {
 	maxConnections stats.Gauge
 	maxBuffered    stats.Gauge
 	up             stats.Gauge   // 1 or 0
+	stuck          stats.Gauge   // 1 or 0
 	failures       stats.Counter // of the VM as a whole
 	waiting        stats.Gauge   // options that apply when the frontend has left
 }
@@ -114,6 +113,9 @@ func (v *vm) start() {
 	}
 	if v.cfg.FD != config.NoFD {
 		fields["fd"] = v.cfg.FD
+	}
+	if names := v.cfg.Activated.Names(); len(names) > 0 {
+		fields["inherited"] = names
 	}
 	v.log.WithFields(fields).Info("VM is served")
 	go v.run()
@@ -172,10 +174,12 @@ func (v *vm) build(cfg config.VM, log logrus.FieldLogger) (err error) {
 		},
 	})
 	v.loop.SetWorker(v.server)
-	if err := v.listen(cfg.UDSPath, unix.SOCK_STREAM, cfg.UDSAccess, v.muxer.Listen); err != nil {
+	inherited := cfg.Activated
+	if err := v.listen(inherited.UDS, cfg.UDSPath, unix.SOCK_STREAM, cfg.UDSAccess, v.muxer.Listen); err != nil {
 		return fmt.Errorf("--uds-path: %w", err)
 	}
-	if err := v.listen(cfg.UDSPath+seqpacketSuffix, unix.SOCK_SEQPACKET, cfg.UDSAccess, v.muxer.ListenSeqpacket); err != nil {
+	path := cfg.UDSPath + config.SeqpacketSuffix
+	if err := v.listen(inherited.Seqpacket, path, unix.SOCK_SEQPACKET, cfg.UDSAccess, v.muxer.ListenSeqpacket); err != nil {
 		return fmt.Errorf("--uds-path: %w", err)
 	}
 	return v.awaitFrontend(cfg) // last, for it may come as soon as it can
@@ -193,14 +197,22 @@ func (v *vm) awaitFrontend(cfg config.VM) error {
 	case config.ConnectedFD:
 		return v.server.Serve(cfg.FD)
 	}
-	if err := v.listen(cfg.Socket, unix.SOCK_STREAM, cfg.SocketAccess, v.server.Listen); err != nil {
+	if err := v.listen(cfg.Activated.Socket, cfg.Socket, unix.SOCK_STREAM, cfg.SocketAccess, v.server.Listen); err != nil {
 		return fmt.Errorf("--socket: %w", err)
 	}
 	return nil
 }
 
-// listen makes the socket at path and hands it to serve, which owns it then.
-func (v *vm) listen(path string, kind int, a config.Access, serve func(fd int) error) error {
+// listen makes the socket at path, where none was inherited for it, and hands it to
+// serve, which owns it then.
+func (v *vm) listen(inherited *activated.Socket, path string, kind int, a config.Access, serve func(fd int) error) error {
+	if inherited != nil {
+		fd, err := inherited.Dup()
+		if err != nil {
+			return err
+		}
+		return serve(fd)
+	}
 	l, err := hostsock.Listen(path, hostsock.Options{
 		Mode: a.Mode, UID: a.UID, GID: a.GID, Type: kind, Backlog: backlog, Registry: v.own,
 	})

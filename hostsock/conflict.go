@@ -29,6 +29,17 @@ func placeOf(path string) (place, error) {
 	return place{id, filepath.Base(path)}, nil
 }
 
+// SamePlace reports whether two paths lead to the same name. Those in directories
+// that are not there lead nowhere.
+func SamePlace(a, b string) bool {
+	first, err := placeOf(a)
+	if err != nil {
+		return false
+	}
+	second, err := placeOf(b)
+	return err == nil && first == second
+}
+
 // CheckConflicts returns an error that is ErrConflict if two of a process's
 // sockets would meet: if a path is given twice, or if one is where the guest of
 // a path in uds finds the sockets of host programs, <path>_<digits> and

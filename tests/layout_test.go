@@ -29,10 +29,11 @@ var imports = map[string][]string{
 	"csm":       {"guestmem"},
 	"vhostuser": {"eventloop", "guestmem", "ratelog", "stats", "virtqueue"},
 	"muxer":     {"csm", "eventloop", "guestmem", "killq", "ratelog", "rxq", "stats", "virtqueue"},
-	"config":    {"hostsock", "muxer", "sandbox"},
-	"daemon":    {"config", "eventloop", "hostsock", "muxer", "sandbox", "stats", "vhostuser"},
+	"activated": {"hostsock"},
+	"config":    {"activated", "hostsock", "muxer", "sandbox"},
+	"daemon":    {"activated", "config", "eventloop", "hostsock", "muxer", "sandbox", "stats", "vhostuser"},
 
-	"cmd/vhost-user-vsock": {"config", "daemon"},
+	"cmd/vhost-user-vsock": {"activated", "config", "daemon"},
 	"packaging/manual":     {"config"},
 }
 

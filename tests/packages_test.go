@@ -178,6 +178,7 @@ var packaged = []string{
 	needrestart,
 	"/usr/bin/vhost-user-vsock",
 	"/usr/lib/systemd/system/vhost-user-vsock@.service",
+	"/usr/lib/systemd/system/vhost-user-vsock@.socket",
 	"/usr/share/bash-completion/completions/vhost-user-vsock",
 	"/usr/share/doc/vhost-user-vsock/CONFIG.md",
 	"/usr/share/doc/vhost-user-vsock/changelog.gz",
@@ -202,7 +203,7 @@ func TestPackageAndRunningInstance(t *testing.T) {
 	program := in.path("usr/bin/vhost-user-vsock")
 	mustBeVersion(t, program, "v1.2.3")
 	in.mustDescribe(program)
-	in.mustHaveUnit()
+	in.mustHaveUnits()
 
 	h := newHostBy(t, "shift; exec '"+program+`' "$@"`)
 	if exe := h.exe(); exe != program {

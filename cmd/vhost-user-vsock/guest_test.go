@@ -49,10 +49,13 @@ func startGuest(t *testing.T, frontend *vhostusertest.Frontend, port uint32) *te
 }
 
 func (g *testGuest) send(op csm.Op, payload []byte) {
-	h := csm.Header{
+	g.sendPacket(csm.Header{
 		SrcCID: g.cid, DstCID: csm.HostCID, SrcPort: 1000, DstPort: g.port,
 		Len: uint32(len(payload)), Type: csm.TypeStream, Op: op, BufAlloc: 256 << 10,
-	}
+	}, payload)
+}
+
+func (g *testGuest) sendPacket(h csm.Header, payload []byte) {
 	var wire [csm.HeaderSize]byte
 	h.Encode(&wire)
 	g.Tx().Add(g.Memory.Out(append(wire[:], payload...)))

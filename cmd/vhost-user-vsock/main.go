@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vhost-user-vsock/vhost-user-vsock/activated"
 	"github.com/vhost-user-vsock/vhost-user-vsock/config"
 	"github.com/vhost-user-vsock/vhost-user-vsock/daemon"
 )
@@ -47,7 +48,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	case config.ShowCapabilities:
 		return show(stdout, capabilities+"\n")
 	}
-	cfg, err := line.Load()
+	cfg, err := line.Load(activated.Take())
 	if err != nil {
 		return usage(stderr, err)
 	}

@@ -46,6 +46,20 @@ End within a second: guests get RST, host programs end of file.
 Read the files of
 .BR \-\-config " and " \-\-guest\-cid
 again.
+.SH ENVIRONMENT
+.TP
+.BR LISTEN_PID ", " LISTEN_FDS ", " LISTEN_FDNAMES
+Sockets that the service manager made, used in place of those of the options; see
+.BR sd_listen_fds (3).
+Their names are
+.IR VM /socket,
+.IR VM /uds\-path,
+.IR VM /uds\-path_seqpacket
+and metrics\-addr; others go by their addresses.
+.TP
+.BR NOTIFY_SOCKET ", " WATCHDOG_USEC ", " WATCHDOG_PID
+Where and how often the service manager is told how the program is; see
+.BR sd_notify (3).
 .SH EXIT STATUS
 .TP
 .B 0
@@ -60,7 +74,10 @@ The command line or the file is wrong; nothing was created.
 .TP
 .I /etc/vhost\-user\-vsock/NAME.yaml
 The configuration file of the unit
-.IR vhost\-user\-vsock@NAME.service .
+.IR vhost\-user\-vsock@NAME.service ,
+whose sockets
+.I vhost\-user\-vsock@NAME.socket
+can have systemd make.
 .TP
 .I /run/vhost\-user\-vsock/NAME
 The directory that the unit makes for its sockets.
@@ -70,7 +87,8 @@ What the configuration file may hold.
 .SH SEE ALSO
 .BR vsock (7),
 .BR unix (7),
-.BR systemd.service (5)
+.BR systemd.service (5),
+.BR systemd.socket (5)
 `
 
 // manPage returns the page in the man macros. It has no date, so that it is the

@@ -34,6 +34,7 @@ type Shortage struct {
 	Errno unix.Errno
 	Of    func(fd int) bool // the descriptors on which they do; nil: all
 	OneIn int               // one such call in so many fails, at random; 0: all
+	Hold  bool              // they do not fail but take as long as the shortage
 }
 
 // Kernel is what a program runs under. It has memory, but for its Shortage.
@@ -44,6 +45,8 @@ type Kernel struct {
 	mu       sync.Mutex
 	shortage Shortage   // guarded by mu
 	asked    int        // guarded by mu; calls that the shortage is about
+	held     []*call    // guarded by mu; those that wait for its end
+	answers  int        // guarded by mu; where they are answered
 	dice     *rand.Rand // guarded by mu
 }
 
@@ -92,7 +95,10 @@ func (k *Kernel) Begin(s Shortage) {
 func (k *Kernel) End() (asked int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.shortage = Shortage{}
+	for _, c := range k.held {
+		_ = c.reply(k.answers, 0) // it fails if the program has ended
+	}
+	k.shortage, k.held = Shortage{}, nil
 	return k.asked
 }
 
@@ -149,18 +155,22 @@ func introduced(s int) (program, questions int, err error) {
 	return program, fds[0], err
 }
 
-// verdict returns how a call fails; 0: it does not.
-func (k *Kernel) verdict(program int, c *call) unix.Errno {
+// verdict returns how a call fails; 0: it does not. One that is held is not to be
+// answered now.
+func (k *Kernel) verdict(program, questions int, c *call) (errno unix.Errno, held bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	s := &k.shortage
 	if !slices.Contains(s.Calls, uintptr(c.nr)) || !s.concerns(program, c) {
-		return 0
+		return 0, false
 	}
 	if k.asked++; s.OneIn > 1 && k.dice.IntN(s.OneIn) != 0 {
-		return 0
+		return 0, false
 	}
-	return s.Errno
+	if s.Hold {
+		k.held, k.answers = append(k.held, c), questions
+	}
+	return s.Errno, s.Hold
 }
 
 func (s *Shortage) concerns(program int, c *call) bool {

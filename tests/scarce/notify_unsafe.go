@@ -31,8 +31,17 @@ func (k *Kernel) answerOne(program, questions int) error {
 	if err := control(questions, unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(&c)); err != 0 {
 		return unanswered(err)
 	}
+	errno, held := k.verdict(program, questions, &c)
+	if held {
+		return nil
+	}
+	return c.reply(questions, errno)
+}
+
+// reply has the call fail, or be made with 0.
+func (c *call) reply(questions int, errno unix.Errno) error {
 	a := answer{id: c.id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}
-	if errno := k.verdict(program, &c); errno != 0 {
+	if errno != 0 {
 		a.errno, a.flags = -int32(errno), 0
 	}
 	return unanswered(control(questions, unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&a)))

@@ -20,6 +20,12 @@ type Fleet struct {
 // test it must end well by SIGTERM.
 func StartFleet(t TB, names ...string) *Fleet {
 	t.Helper()
+	return StartFleetBy(t, plainly, names...)
+}
+
+// StartFleetBy is StartFleet by a shell's script, as StartDaemonBy takes it.
+func StartFleetBy(t TB, script string, names ...string) *Fleet {
+	t.Helper()
 	program, err := daemonProgram()
 	if err != nil {
 		t.Fatalf("build the daemon: %v", err)
@@ -27,7 +33,7 @@ func StartFleet(t TB, names ...string) *Fleet {
 	addr := FreeAddr(t)
 	f := &Fleet{Daemon: &Daemon{Metrics: "http://" + addr + "/metrics"}, dir: tempDir(t)}
 	f.write(t, names)
-	p := start(t, "daemon", exec.Command(program, "--config", f.file(), "--metrics-addr", addr))
+	p := start(t, "daemon", exec.Command("sh", "-c", script, "sh", program, "--config", f.file(), "--metrics-addr", addr))
 	f.process = p
 	t.Cleanup(func() {
 		p.cmd.Process.Signal(syscall.SIGTERM)
