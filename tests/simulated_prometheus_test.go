@@ -301,7 +301,9 @@ func (p prometheus) query(t *testing.T, expr string) (values []string) {
 func (p prometheus) evaluates(t *testing.T, n int) bool {
 	t.Helper()
 	var data struct {
-		Groups []struct{ Rules []struct{ Name, Health, LastError string } }
+		Groups []struct {
+			Rules []struct{ Name, Health, LastError string }
+		}
 	}
 	p.api(t, "rules", &data)
 	for _, g := range data.Groups {
