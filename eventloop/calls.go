@@ -26,7 +26,8 @@ func (c *calls) open(l *Loop) error {
 	if err != nil {
 		return os.NewSyscallError("eventfd2", err)
 	}
-	if err := l.Add(wake, unix.EPOLLIN, c); err != nil {
+	// Edge-triggered, so that its count needs no read: one might take a later signal.
+	if err := l.Add(wake, unix.EPOLLIN|unix.EPOLLET, c); err != nil {
 		unix.Close(wake)
 		return err
 	}
@@ -42,15 +43,8 @@ func (c *calls) close() error {
 	return os.NewSyscallError("close", unix.Close(c.wake))
 }
 
-// HandleEvents takes the wake-up; run follows in the same turn.
-func (c *calls) HandleEvents(uint32) {
-	var count [8]byte
-	for {
-		if _, err := unix.Read(c.wake, count[:]); !errors.Is(err, unix.EINTR) {
-			return
-		}
-	}
-}
+// HandleEvents has nothing to do: run has preceded it in this turn.
+func (c *calls) HandleEvents(uint32) {}
 
 // Do runs f on the loop's goroutine in this turn or the next one. It is safe
 // for concurrent use. f does not run when the loop stops first.

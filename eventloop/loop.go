@@ -17,6 +17,12 @@ import (
 // stay ready in the kernel and come with the next turn.
 const batch = 256
 
+// yieldInterval is how often the loop passes Go's scheduler. To that, a goroutine that
+// has not done so for 10 ms hogs a processor, also where it has slept in between: it
+// looks for such ones every 20 µs then, takes their processor away in a system call, and
+// costs a busy loop a tenth of its speed.
+const yieldInterval = 5 * time.Millisecond
+
 // Handler is told that its descriptor is ready.
 type Handler interface {
 	HandleEvents(events uint32) // EPOLL* bits
@@ -47,6 +53,7 @@ type Loop struct {
 	polling polling
 	stopped bool
 	calls   calls
+	timer   timer
 }
 
 // New returns a loop without descriptors and with a worker that never has
@@ -61,6 +68,9 @@ func New(clock Clock) (*Loop, error) {
 		unix.Close(epoll)
 		return nil, err
 	}
+	if err := l.timer.open(l); err != nil {
+		return nil, multierror.Append(err, l.calls.close(), unix.Close(epoll))
+	}
 	return l, nil
 }
 
@@ -69,6 +79,7 @@ func New(clock Clock) (*Loop, error) {
 func (l *Loop) Close() error {
 	return multierror.Append(nil,
 		l.calls.close(),
+		l.timer.close(),
 		os.NewSyscallError("close", unix.Close(l.epoll)),
 	).ErrorOrNil()
 }
@@ -83,16 +94,14 @@ func (l *Loop) CountTurns(h *stats.Histogram) { l.turns = h }
 // Now returns what the clock told after the last wait, or when Run began.
 func (l *Loop) Now() time.Duration { return l.now }
 
-// Run serves until Stop and keeps its goroutine on one thread meanwhile. An
-// access to memory that its file no longer backs panics there with a
-// runtime.Error that has an Addr method, instead of ending the process.
+// Run serves until Stop. An access to memory that its file no longer backs panics
+// there with a runtime.Error that has an Addr method, instead of ending the process.
 func (l *Loop) Run() error {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 
 	l.now = l.clock()
 	more := true // until the worker was asked
+	var yielded time.Duration
 	for !l.stopped {
 		n, err := l.next(more)
 		if err != nil {
@@ -103,12 +112,16 @@ func (l *Loop) Run() error {
 			l.turns.Observe(now - l.now)
 		}
 		l.now = now
+		l.calls.run() // first: who asked for something may have sent an event after it
 		l.dispatch(l.ready[:n])
-		l.calls.run()
 		if at, ok := l.worker.Deadline(); ok && at <= l.now {
 			l.worker.Expire(l.now)
 		}
 		more = l.worker.Work()
+		if l.now-yielded >= yieldInterval {
+			runtime.Gosched()
+			yielded = l.now
+		}
 	}
 	return nil
 }
@@ -122,25 +135,21 @@ func (l *Loop) next(more bool) (int, error) {
 	return l.await()
 }
 
-// timeout returns how many milliseconds the loop may sleep at a reading of its
-// clock, -1 for ever.
-func (l *Loop) timeout(now time.Duration) int {
-	at, ok := l.worker.Deadline()
-	if !ok {
-		return -1
+// sleep is wait at a reading of the clock, until an event or the worker's deadline
+// comes.
+func (l *Loop) sleep(now time.Duration) (int, error) {
+	may, err := l.prepareSleep(now)
+	switch {
+	case err != nil:
+		return 0, err
+	case may:
+		return l.wait(-1)
 	}
-	left := at - now
-	if left <= 0 {
-		return 0
-	}
-	const longest = time.Hour // fits every C int
-	// Rounded up: a sleep that ends early would end in a turn for nothing.
-	return int((min(left, longest) + time.Millisecond - 1) / time.Millisecond)
+	return l.wait(0)
 }
 
-// wait returns how many entries of l.ready are filled in. A signal counts as
-// an empty wait, so that the next one has a fresh timeout: the runtime
-// interrupts long waits routinely to preempt the thread.
+// wait returns how many entries of l.ready are filled in. A signal counts as an
+// empty wait: the runtime interrupts long waits routinely to preempt the thread.
 func (l *Loop) wait(timeout int) (int, error) {
 	n, err := unix.EpollWait(l.epoll, l.ready[:], timeout)
 	if errors.Is(err, unix.EINTR) {

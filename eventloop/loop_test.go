@@ -421,23 +421,70 @@ func TestOrderOfATurn(t *testing.T) {
 	var log []string
 	err := l.Add(fd, unix.EPOLLIN, handler(func(uint32) {
 		log = append(log, "handler")
-		l.Do(func() { log = append(log, "call"); l.Stop() })
 		var p [8]byte
 		unix.Read(fd, p[:])
 	}))
 	if err != nil {
 		t.Fatal(err)
 	}
-	signal(t, fd)
+	l.Do(func() { log = append(log, "call") })
+	signal(t, fd) // what comes of the call may rely on it
 	l.SetWorker(&worker{
-		work:     func() bool { log = append(log, "work"); return false },
+		work:     func() bool { log = append(log, "work"); l.Stop(); return false },
 		deadline: func() (time.Duration, bool) { return l.Now(), len(log) == 2 },
 		expire:   func(time.Duration) { log = append(log, "expire") },
 	})
 	run(t, l)()
-	want := []string{"handler", "call", "expire", "work"}
+	want := []string{"call", "handler", "expire", "work"}
 	if len(log) < 4 || !slices.Equal(log[:4], want) {
 		t.Errorf("%v, want %v", log, want)
+	}
+}
+
+// A call that comes while others are run, or handlers, wakes the loop again.
+func TestNoCallIsLeftBehind(t *testing.T) {
+	l := newLoop(t)
+	fd := eventfd(t)
+	ran := make(chan struct{})
+	err := l.Add(fd, unix.EPOLLIN|unix.EPOLLET, handler(func(uint32) {
+		l.Do(func() { close(ran) })
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	signal(t, fd)
+	l.Do(func() {}) // its wake-up is in the same turn, behind that
+	wait := run(t, l)
+	await(t, ran, "call")
+	l.Stop()
+	wait()
+}
+
+// A deadline may move to before the one that the loop sleeps for, and behind it.
+func TestDeadlineMoves(t *testing.T) {
+	l := newLoop(t)
+	at, turns := time.Hour, 0
+	expired := make(chan time.Duration, 1)
+	l.SetWorker(&worker{
+		work:     func() bool { turns++; return false },
+		deadline: func() (time.Duration, bool) { return at, true },
+		expire:   func(now time.Duration) { at = time.Hour; expired <- now },
+	})
+	wait := run(t, l)
+	for range 3 {
+		var want time.Duration
+		moved := make(chan struct{})
+		l.Do(func() { want = l.Now() + 5*time.Millisecond; at = want; close(moved) })
+		<-moved
+		l.Do(func() { want += 5 * time.Millisecond; at = want })
+		if now := await(t, expired, "expiry"); now < want {
+			t.Errorf("expired at %v, the deadline is %v", now, want)
+		}
+	}
+	l.Stop()
+	wait()
+	if turns > 30 {
+		t.Errorf("%d turns for 3 deadlines", turns)
 	}
 }
 

@@ -21,7 +21,7 @@ func (l *Loop) await() (int, error) {
 	began := l.clock()
 	l.turns.Observe(began - l.now)
 	if p.limit == 0 {
-		return l.wait(l.timeout(began))
+		return l.sleep(began)
 	}
 	now := began
 	for p.worth {
@@ -31,7 +31,7 @@ func (l *Loop) await() (int, error) {
 		now = l.clock()
 		p.worth = now-began < p.limit
 	}
-	n, err := l.wait(l.timeout(now))
+	n, err := l.sleep(now)
 	p.worth = n > 0 && l.clock()-began < p.limit
 	return n, err
 }

@@ -78,6 +78,8 @@ type conn struct {
 	queued   bool // in the ready queue
 	stalled  bool // host bytes wait for the guest's credit
 
+	sentIn    uint32 // when payload last came, as moderation.round
+	runsOn    uint32 // since when it comes without waiting for interrupts, as moderation.trust
 	stalls    connStalls
 	wasted    int           // bytes that were read away
 	requestAt time.Duration // since when a REQUEST waits for its answer, by the loop's clock, or 0

@@ -91,6 +91,7 @@ func (m *Muxer) StartQueue(index int, q *virtqueue.Queue) {
 		m.setRxStall(false)
 	case txQueue:
 		m.tx, m.txWaits, m.txFaulted = q, true, false
+		m.txHold = moderation{round: 1, trust: 1}
 		m.setTxStall(stallNone)
 		m.batch.conn = nil // a fault in guest memory may have left one
 	case eventQueue:
@@ -138,11 +139,11 @@ func (m *Muxer) StopQueue(index int) {
 	case txQueue:
 		m.setTxStall(stallNone)
 		if m.tx != nil {
-			defer func() { m.tx = nil }()
+			defer func() { m.tx, m.txHold.at = nil, 0 }()
 			if !m.txFaulted {
 				m.serveTx(true)
 			}
-			m.tx.NotifyIfNeeded()
+			m.announceTx()
 		}
 	case eventQueue:
 		m.events.q = nil

@@ -122,7 +122,8 @@ type Muxer struct {
 	txWaits   bool // entries may be in the tx ring that were not taken
 	txStall   stall
 	txFaulted bool // guest memory went away in the middle of serveTx
-	rxUnfit   int  // unfit receive buffers that may still be given back this turn
+	txHold    moderation
+	rxUnfit   int // unfit receive buffers that may still be given back this turn
 	rxStall   bool
 
 	// For how long rings have waited; see stall.go.
@@ -191,7 +192,7 @@ func (m *Muxer) Work() (more bool) {
 		}
 		more = m.serveRx() || more
 		more = m.resetLost() || more
-		m.tx.NotifyIfNeeded()
+		m.interruptTx()
 		m.rx.NotifyIfNeeded()
 		// Replies that left may have made room for the tx ring.
 		more = more || m.txWaits && m.txStall != stallNone && m.txStallNow() == stallNone

@@ -27,6 +27,9 @@ func (m *Muxer) guestNow() time.Duration { return m.clock.read(m.loop.Now()) }
 // Deadline returns when Expire is due next by the loop's clock, if ever.
 func (m *Muxer) Deadline() (at time.Duration, ok bool) {
 	at, ok = m.hostTimers.NextDeadline()
+	if held := m.txHold.at; held != 0 && (!ok || held < at) {
+		at, ok = held, true
+	}
 	guest, armed := m.guestTimers.NextDeadline()
 	if !armed {
 		return at, ok
@@ -40,6 +43,7 @@ func (m *Muxer) Deadline() (at time.Duration, ok bool) {
 
 // Expire handles what is overdue at the loop's reading now.
 func (m *Muxer) Expire(now time.Duration) {
+	m.expireHold(now)
 	for {
 		t, _, ok := m.hostTimers.PopExpired(now)
 		if !ok {

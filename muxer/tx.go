@@ -250,6 +250,7 @@ func (m *Muxer) receive(c *conn, h *csm.Header) {
 // reads.
 func (m *Muxer) receiveRW(c *conn, h *csm.Header, chain *virtqueue.Chain) {
 	reaction := c.Receive(h)
+	m.txHold.payloadTaken(c)
 	if reaction == csm.Payload {
 		m.countPayload(h)
 		if c.takesNow() {

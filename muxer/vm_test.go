@@ -98,6 +98,8 @@ func newVM(t testing.TB, o options) *vm {
 	}
 	if !o.noLoop {
 		go func() { v.ran <- v.loop.Run() }()
+	} else {
+		v.ran <- nil
 	}
 	v.driver = muxertest.NewDriver(t, v.mem, v.rx, v.tx, o.driver)
 	return v

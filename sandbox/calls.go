@@ -10,7 +10,7 @@ import (
 var calls = []string{
 	// Bytes of host programs, notifications of rings, messages of frontends.
 	"read", "readv", "write", "recvmsg", "sendmsg", "recvfrom", "sendto",
-	"epoll_create1", "epoll_ctl", "epoll_pwait", "eventfd2", "pipe2", "ppoll",
+	"epoll_create1", "epoll_ctl", "epoll_pwait", "eventfd2", "timerfd_create", "timerfd_settime", "pipe2", "ppoll",
 
 	// Sockets; socket itself is below.
 	"accept4", "bind", "connect", "listen", "shutdown",

@@ -25,6 +25,10 @@ func (q *Queue) NotifyIfNeeded() {
 	q.Interrupt()
 }
 
+// Unannounced returns how many entries of a split ring, or descriptors of a packed
+// one, were published since NotifyIfNeeded.
+func (q *Queue) Unannounced() int { return int(q.published - q.considered) }
+
 // wantsInterrupt decides as virtio v1.4 §2.7.7.2 has it. The first batch after a
 // start is always announced: what the driver saw before is not known.
 func (q *Queue) wantsInterrupt(batch uint32) bool {

@@ -32,6 +32,7 @@ const (
 type machine struct {
 	t       testing.TB
 	now     time.Duration // by the loop's clock
+	served  time.Duration // when the device last worked
 	loop    *eventloop.Loop
 	server  *vhostuser.Server
 	mux     *muxer.Muxer
@@ -201,6 +202,7 @@ func (m *machine) sessionEnded(err error) {
 // Work lets the device work, and then goes on with the program.
 func (m *machine) Work() (more bool) {
 	m.server.Work()
+	m.noteUsed()
 	if m.turns > 0 {
 		m.turns--
 		return true
