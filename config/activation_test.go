@@ -232,7 +232,7 @@ func TestActivationAndReload(t *testing.T) {
 		{"- {name: c, socket: DIR/sa, uds-path: DIR/ua}\n" + b, Activated{Socket: a, UDS: ua}},
 	} {
 		file(tt.file)
-		if d, err = line.Reload(d, func(string, bool) error { return nil }); err != nil {
+		if d, err = line.Reload(d, func(string, Use) error { return nil }); err != nil {
 			t.Fatalf("%s: %v", tt.file, err)
 		}
 		if got := d.VMs[0].Activated; got != tt.want {
@@ -240,7 +240,7 @@ func TestActivationAndReload(t *testing.T) {
 		}
 	}
 	file("- {name: c, uds-path: DIR/ua}\n" + b)
-	if _, err := line.Reload(d, func(string, bool) error { return nil }); err == nil || !strings.Contains(err.Error(), "f:2: socket: missing") {
+	if _, err := line.Reload(d, func(string, Use) error { return nil }); err == nil || !strings.Contains(err.Error(), "f:2: socket: missing") {
 		t.Errorf("error %v", err)
 	}
 }

@@ -54,6 +54,8 @@ type VM struct {
 	MaxBuffered    int64
 
 	Poll time.Duration // how long to look for events before sleeping
+
+	Trace string // absolute path of the file that packets are recorded in; empty: they are not
 }
 
 // Frontend is how a VM's frontends come.

@@ -76,10 +76,10 @@ func TestConfigDefaults(t *testing.T) {
 }
 
 func TestConfigTakesEveryFlag(t *testing.T) {
-	inTempDir(t)
+	dir := inTempDir(t)
 	got := mustLoad(t, "-socket-path=s", "--name", "web", "--uds-path=u", "--guest-cid", "4294967294",
 		"--packed", "--inband-notifications=true", "--socket-mode", "660", "--socket-owner", "12:34", "--uds-mode", "0777", "--uds-owner", "56",
-		"--ok-port", "guest", "--max-connections", "7", "--max-buffered", "1GiB", "--poll-us", "50", "--wait-for-guest", "1m30s",
+		"--ok-port", "guest", "--max-connections", "7", "--max-buffered", "1GiB", "--poll-us", "50", "--wait-for-guest", "1m30s", "--trace-packets", "t",
 		"--log-level", "debug", "--log-format", "json", "--metrics-addr", "[::1]:9101", "--pprof", "--sandbox", "require")
 	want := Daemon{LogLevel: logrus.DebugLevel, LogFormat: LogJSON, MetricsAddr: "[::1]:9101", Pprof: true, Sandbox: sandbox.Require, VMs: []VM{{
 		Name:           "web",
@@ -98,6 +98,7 @@ func TestConfigTakesEveryFlag(t *testing.T) {
 		MaxConnections: 7,
 		MaxBuffered:    1 << 30,
 		Poll:           50 * time.Microsecond,
+		Trace:          filepath.Join(dir, "t"),
 	}}}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -131,7 +132,7 @@ func TestConfigCIDFromAFile(t *testing.T) {
 		t.Fatalf("got %+v, error %v", old, err)
 	}
 	reload := func() (uint64, error) {
-		d, err := line.Reload(old, func(string, bool) error { return nil })
+		d, err := line.Reload(old, func(string, Use) error { return nil })
 		if err != nil {
 			return 0, err
 		}

@@ -116,6 +116,8 @@ func TestFileErrors(t *testing.T) {
 		{"default name taken", "name: web", "name: cid4", "f:12: name \"cid4\"", "another VM"},
 		{"socket taken", "s2", "s1", "f:13: socket \"s1\"", "the same"},
 		{"path taken", "u2", "u1", "f:14: uds-path \"u1\"", "the same"},
+		{"trace for all", "  packed: true", "  trace-packets: t", "f:5: trace-packets", "only one VM"},
+		{"no directory for a trace", "packed: false", "trace-packets: gone/t", "f:15: trace-packets \"gone/t\"", "make it"},
 		{"no directory", "u2", "gone/u2", "f:14: uds-path \"gone/u2\"", "make it"},
 		{"no runtime directory", "[., ..]", "[., gone]", "f:3: runtime-dir \"gone\"", "make it"},
 		{"VMs are no list", "vms:", "vms: 3\nx:", "f:7: vms", "not a list"},
@@ -142,6 +144,21 @@ func TestFileErrors(t *testing.T) {
 				t.Errorf("error %q; want %q at %q", text, tt.want, tt.at)
 			}
 		})
+	}
+}
+
+// Two VMs have two traces, also where one is renamed for a newer one.
+func TestTracesAreApart(t *testing.T) {
+	dir := inTempDir(t)
+	for second, ok := range map[string]bool{"u": true, "t": false, "./t": false, dir + "/t": false, "t.old": false, "t.old.old": true} {
+		_, err := loadFile(t, "vms:\n- {name: a, socket: s1, uds-path: u1, trace-packets: t}\n- {name: b, socket: s2, uds-path: u2, trace-packets: "+second+"}\n")
+		if ok != (err == nil) || !ok && !(strings.HasPrefix(err.Error(), "f:3: trace-packets") && strings.Contains(err.Error(), `VM "a"`)) {
+			t.Errorf("%s: error %v", second, err)
+		}
+	}
+	_, err := loadFile(t, "vms:\n- {name: a, socket: s1, uds-path: u1, trace-packets: t.old}\n- {name: b, socket: s2, uds-path: u2, trace-packets: t}\n")
+	if err == nil {
+		t.Error("a former trace takes the place of another VM's")
 	}
 }
 
@@ -184,7 +201,7 @@ func TestReloadAsksForDirectories(t *testing.T) {
 	if err := os.WriteFile(cid, []byte("9"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	old, err := loadFile(t, strings.Replace(twoVMs, "guest-cid: 4", "guest-cid: "+cid, 1))
+	old, err := loadFile(t, strings.NewReplacer("guest-cid: 4", "guest-cid: "+cid, "packed: false", "trace-packets: t").Replace(twoVMs))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -193,11 +210,11 @@ func TestReloadAsksForDirectories(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, refused := range []struct {
-		sockets bool
-		at      string
-	}{{true, "f:11: uds-path"}, {false, "f:12: guest-cid"}} {
-		_, err = line.Reload(old, func(_ string, sockets bool) error {
-			if sockets == refused.sockets {
+		use Use
+		at  string
+	}{{MakeSockets, "f:11: uds-path"}, {ReadFiles, "f:12: guest-cid"}, {WriteFiles, "f:15: trace-packets"}} {
+		_, err = line.Reload(old, func(_ string, use Use) error {
+			if use == refused.use {
 				return errElsewhere
 			}
 			return nil
@@ -227,6 +244,7 @@ func TestChangesOfVMs(t *testing.T) {
 		"--max-buffered 1MiB":    {Live: []string{"max-buffered"}},
 		"--wait-for-guest 30s":   {Live: []string{"wait-for-guest"}},
 		"--poll-us 5":            {Waiting: []string{"poll-us"}},
+		"--trace-packets t":      {Live: []string{"trace-packets"}},
 		"--log-level debug":      {},
 	} {
 		now := mustLoadOne(t, append(strings.Fields(args), "--socket", "s", "--uds-path", "u")...)

@@ -30,15 +30,14 @@ type checks struct {
 	sockets inheritance
 }
 
-// Granted returns an error unless the program can still make sockets in a
-// directory or, without sockets, read files in it.
-type Granted func(dir string, sockets bool) error
+// Granted returns an error unless the program can still use a directory so.
+type Granted func(dir string, use Use) error
 
 // Load returns what the command line and the file ask for, of a program to which
 // the service manager passed sockets on.
 func (c *CommandLine) Load(sockets []*activated.Socket) (Daemon, error) {
 	check := checks{
-		granted: func(string, bool) error { return nil },
+		granted: func(string, Use) error { return nil },
 		inherit: (*VM).inherit,
 		sockets: inheritance{sockets: sockets, start: true},
 	}
@@ -217,13 +216,13 @@ func (s *section) checkFrontend(v *VM, check *checks) error {
 	return nil
 }
 
-// checkPaths checks that the program can make the VM's sockets.
+// checkPaths checks that the program can make the VM's sockets and write its trace.
 func (s *section) checkPaths(v *VM, check *checks) error {
 	for _, p := range v.paths() {
-		if !p.socket {
+		if p.use == ReadFiles {
 			continue // it has been read
 		}
-		if err := check.granted(p.dir(), true); err != nil {
+		if err := check.granted(p.dir(), p.use); err != nil {
 			return fmt.Errorf("%s %q: %w", s.at(p.option), p.path, err)
 		}
 	}
@@ -234,7 +233,7 @@ func (s *section) checkPaths(v *VM, check *checks) error {
 func (s *section) readCID(v *VM, check *checks) (err error) {
 	file := v.GuestCID.File
 	if file != "" {
-		err = check.granted(filepath.Dir(file), false)
+		err = check.granted(filepath.Dir(file), ReadFiles)
 	}
 	if err == nil {
 		err = v.GuestCID.read()

@@ -145,6 +145,12 @@ var groups = []group{
 	}},
 	{"Log and metrics", []option{
 		{
+			name: "trace-packets", arg: "FILE", unique: true, live: true,
+			help: "Record the VM's packets, with the first 256 bytes of each payload, in this new file for Wireshark, up to 1 GiB. A former FILE becomes FILE.old.",
+			vm:   func(v *VM, s string) (err error) { v.Trace, err = parseTrace(s); return err },
+			ofVM: func(v *VM) any { return v.Trace },
+		},
+		{
 			name: "log-level", arg: "error|warn|info|debug", def: "info", live: true,
 			help:     "The least important lines to print.",
 			daemon:   func(d *Daemon, s string) (err error) { d.LogLevel, err = parseLogLevel(s); return err },
@@ -178,7 +184,7 @@ var groups = []group{
 		},
 		{
 			name: "runtime-dir", arg: "DIR", list: true,
-			help:     "Keep this directory in use, too, for sockets of VMs to come and files with their CIDs; repeat it for several. The sandbox cannot be widened later.",
+			help:     "Keep this directory in use, too, for sockets of VMs to come, files with their CIDs, and traces; repeat it for several. The sandbox cannot be widened later.",
 			daemon:   func(d *Daemon, s string) error { d.RuntimeDirs = append(d.RuntimeDirs, s); return checkIsDirectory(s) },
 			ofDaemon: func(d *Daemon) any { return strings.Join(d.RuntimeDirs, "\x00") },
 		},

@@ -28,6 +28,15 @@ func parseUDSPath(s string) (string, error) {
 	return s, checkDirectory(s)
 }
 
+// parseTrace checks the path of a trace and makes it absolute.
+func parseTrace(s string) (string, error) {
+	path, err := filepath.Abs(s)
+	if err != nil {
+		return "", fmt.Errorf("%w; give an absolute path", err)
+	}
+	return path, checkDirectory(path)
+}
+
 // checkDirectory refuses a path in a directory that is not there.
 func checkDirectory(path string) error {
 	dir := filepath.Dir(path)
@@ -53,25 +62,37 @@ func checkIsDirectory(dir string) error {
 	return nil
 }
 
+// Use is what a running program does in a directory.
+type Use uint8
+
+const (
+	MakeSockets Use = iota
+	ReadFiles
+	WriteFiles
+)
+
 // givenPath is a path of a VM and the option that gave it.
 type givenPath struct {
 	option, path string
-	socket       bool // a socket is made there; else a file is read
+	use          Use // of its directory
 }
 
 func (p givenPath) dir() string { return filepath.Dir(p.path) }
 
-// paths are where the VM's sockets come and go, and what is read for it. Sockets of
-// the service manager stay.
+// paths are where the VM's sockets come and go, what is read for it, and what is
+// written. Sockets of the service manager stay.
 func (v *VM) paths() (all []givenPath) {
 	if v.Activated.UDS == nil || v.Activated.Seqpacket == nil {
-		all = append(all, givenPath{"uds-path", v.UDSPath, true})
+		all = append(all, givenPath{"uds-path", v.UDSPath, MakeSockets})
 	}
 	if v.Frontend == SocketFile && v.Activated.Socket == nil {
-		all = append(all, givenPath{"socket", v.Socket, true})
+		all = append(all, givenPath{"socket", v.Socket, MakeSockets})
 	}
 	if v.GuestCID.File != "" {
-		all = append(all, givenPath{"guest-cid", v.GuestCID.File, false})
+		all = append(all, givenPath{"guest-cid", v.GuestCID.File, ReadFiles})
+	}
+	if v.Trace != "" {
+		all = append(all, givenPath{"trace-packets", v.Trace, WriteFiles})
 	}
 	return all
 }
@@ -80,15 +101,19 @@ func (v *VM) paths() (all []givenPath) {
 func (d *Daemon) Paths() (p sandbox.Paths) {
 	for _, v := range d.VMs {
 		for _, given := range v.paths() {
-			if given.socket {
+			switch given.use {
+			case MakeSockets:
 				p.Sockets = append(p.Sockets, given.dir())
-			} else {
+			case ReadFiles:
 				p.Files = append(p.Files, given.dir())
+			case WriteFiles:
+				p.Written = append(p.Written, given.dir())
 			}
 		}
 	}
 	p.Sockets = append(p.Sockets, d.RuntimeDirs...)
 	p.Files = append(p.Files, d.RuntimeDirs...)
+	p.Written = append(p.Written, d.RuntimeDirs...)
 	if d.File == "" {
 		return p
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/hostsock"
+	"github.com/vhost-user-vsock/vhost-user-vsock/trace"
 )
 
 // checkTogether checks what no VM can check alone; from are the sources of each.
@@ -19,9 +20,23 @@ func (d *Daemon) checkTogether(from []vmSources) error {
 		case v.FD != NoFD && fds[v.FD]:
 			return fmt.Errorf("%s %d: another VM has this descriptor; give each one of its own", own.at("fd"), v.FD)
 		}
+		if o := sharesTrace(d.VMs[:i], v); o != nil {
+			return fmt.Errorf("%s %q: VM %q has %s; give each a file of its own", own.at("trace-packets"), v.Trace, o.Name, o.Trace)
+		}
 		names[v.Name], fds[v.FD] = true, true
 		if err := checkConflicts(d.VMs[:i], v, own); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// sharesTrace returns one of others whose trace, or what becomes of a former one, is the
+// file of v's.
+func sharesTrace(others []VM, v VM) *VM {
+	for i, o := range others {
+		if v.Trace != "" && (o.Trace == v.Trace || o.Trace == v.Trace+trace.FormerSuffix || v.Trace == o.Trace+trace.FormerSuffix) {
+			return &others[i]
 		}
 	}
 	return nil

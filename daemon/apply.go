@@ -105,6 +105,7 @@ func (f *fleet) become(v *vm, cfg config.VM) error {
 		v.setGuestCID(cfg.GuestCID)
 		v.setLimits(int(v.stats.maxConnections.Load()), cfg.MaxBuffered)
 		v.setWaitForGuest(cfg.WaitForGuest)
+		v.setTrace(cfg.Trace)
 	}
 	if len(changes.Waiting) == 0 {
 		v.replaceBy(nil, nil)

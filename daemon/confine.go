@@ -8,6 +8,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/vhost-user-vsock/vhost-user-vsock/config"
 	"github.com/vhost-user-vsock/vhost-user-vsock/sandbox"
 )
 
@@ -16,18 +17,17 @@ import (
 func (d *daemon) confine() error {
 	_, _ = time.Now().Zone() // reads the file of the time zone, which log lines need
 	paths := d.cfg.Paths()
-	sockets, files := resolveAll(paths.Sockets), resolveAll(paths.Files)
+	granted := map[config.Use][]string{
+		config.MakeSockets: resolveAll(paths.Sockets),
+		config.ReadFiles:   resolveAll(paths.Files),
+		config.WriteFiles:  resolveAll(paths.Written),
+	}
 	state, err := sandbox.Enter(d.cfg.Sandbox, paths)
 	if err != nil {
 		return err
 	}
 	if state.Landlock {
-		d.granted = func(dir string, forSockets bool) error {
-			if forSockets {
-				return checkBelow(sockets, dir)
-			}
-			return checkBelow(files, dir)
-		}
+		d.granted = func(dir string, use config.Use) error { return checkBelow(granted[use], dir) }
 	}
 	log := d.log.WithFields(logrus.Fields{
 		"capabilities": state.Capabilities,

@@ -70,7 +70,7 @@ func newDaemon(p Program, log *logging, line config.CommandLine, cfg config.Daem
 	return &daemon{
 		Program: p, log: log, line: line, cfg: cfg, fleet: newFleet(log), manager: manager,
 		statuses: make(chan string),
-		granted:  func(string, bool) error { return nil },
+		granted:  func(string, config.Use) error { return nil },
 	}
 }
 

@@ -3,6 +3,7 @@ package daemon
 import (
 	"github.com/vhost-user-vsock/vhost-user-vsock/muxer"
 	"github.com/vhost-user-vsock/vhost-user-vsock/stats"
+	"github.com/vhost-user-vsock/vhost-user-vsock/trace"
 	"github.com/vhost-user-vsock/vhost-user-vsock/vhostuser"
 )
 
@@ -86,6 +87,8 @@ var families = []family{
 		func(s *vmStats) *stats.Counter { return &s.muxer.Discarded }),
 	counters("dropped_packets_total", "Packets from the guest that went nowhere, by reason.",
 		func(s *vmStats, put put) { putAll(put, s.muxer.Drops[:], muxer.Drops[:]) }, "reason"),
+	counters("trace_packets_total", "Packets under --trace-packets by what became of them: recorded in the file, or not for an overload or a full file.",
+		func(s *vmStats, put put) { putAll(put, s.trace.Packets[:], trace.Results[:]) }, "result"),
 	gauge("buffered_bytes", "Memory that holds payload for host programs that do not read.",
 		func(s *vmStats) *stats.Gauge { return &s.muxer.Buffered }),
 	gauge("buffered_begun_bytes", "Payload of messages whose end has not come from the guest.",

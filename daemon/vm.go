@@ -16,6 +16,7 @@ import (
 	"github.com/vhost-user-vsock/vhost-user-vsock/hostsock"
 	"github.com/vhost-user-vsock/vhost-user-vsock/muxer"
 	"github.com/vhost-user-vsock/vhost-user-vsock/stats"
+	"github.com/vhost-user-vsock/vhost-user-vsock/trace"
 	"github.com/vhost-user-vsock/vhost-user-vsock/vhostuser"
 )
 
@@ -67,6 +68,7 @@ type vmStats struct {
 	muxer          muxer.Stats
 	vhostuser      vhostuser.Stats
 	turns          stats.Histogram // of the event loop
+	trace          trace.Stats
 	maxConnections stats.Gauge
 	maxBuffered    stats.Gauge
 	up             stats.Gauge   // 1 or 0
@@ -182,7 +184,12 @@ func (v *vm) build(cfg config.VM, log logrus.FieldLogger) (err error) {
 	if err := v.listen(inherited.Seqpacket, path, unix.SOCK_SEQPACKET, cfg.UDSAccess, v.muxer.ListenSeqpacket); err != nil {
 		return fmt.Errorf("--uds-path: %w", err)
 	}
-	return v.awaitFrontend(cfg) // last, for it may come as soon as it can
+	if err := v.awaitFrontend(cfg); err != nil {
+		return err
+	}
+	// Last, so that a VM whose sockets are another process's leaves the trace of that
+	// one alone.
+	return v.startTrace(cfg.Trace)
 }
 
 // awaitFrontend gives the server the socket that its frontends come by.
@@ -301,6 +308,7 @@ func (v *vm) release() error {
 	}
 	if v.muxer != nil {
 		errs = append(errs, v.muxer.Close())
+		v.endTrace()
 	}
 	if v.loop != nil {
 		errs = append(errs, v.loop.Close())

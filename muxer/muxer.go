@@ -12,6 +12,7 @@ import (
 	"github.com/vhost-user-vsock/vhost-user-vsock/killq"
 	"github.com/vhost-user-vsock/vhost-user-vsock/ratelog"
 	"github.com/vhost-user-vsock/vhost-user-vsock/rxq"
+	"github.com/vhost-user-vsock/vhost-user-vsock/trace"
 	"github.com/vhost-user-vsock/vhost-user-vsock/virtqueue"
 )
 
@@ -139,6 +140,7 @@ type Muxer struct {
 	wide   int // host sockets that were widened
 	wire   [csm.HeaderSize]byte
 	hdr    csm.Header
+	trace  *trace.Recorder // nil: packets are not recorded
 	line   [maxConnectLine]byte
 	waste  []byte // where bytes go that nobody wants
 

@@ -176,6 +176,7 @@ func usable(chain *virtqueue.Chain) bool {
 func (m *Muxer) sendHeader(chain virtqueue.Chain) {
 	m.hdr.Encode(&m.wire)
 	m.rxBufs.CopyIn(chain.From, chain.To, m.wire[:])
+	m.traceRx(0, 0, 0)
 	m.rx.Push(chain.Head, csm.HeaderSize)
 	m.stats.RxPackets[m.hdr.Op].Inc()
 }
@@ -247,6 +248,7 @@ func (m *Muxer) fill(c *conn, n int, end bool) (packets int) {
 		c.SendRW(&m.hdr, size, end && size == n, hold)
 		m.hdr.Encode(&m.wire)
 		m.rxHead.CopyIn(s.headFrom, s.headTo, m.wire[:])
+		m.traceRx(s.ranges, s.ranges+s.rangeN, size)
 		m.rx.Push(s.head, uint32(csm.HeaderSize+size))
 		n -= size
 		packets++

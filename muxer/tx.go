@@ -150,11 +150,13 @@ func (m *Muxer) parse(chain *virtqueue.Chain) (Drop, bool) {
 		return DropChain, true
 	}
 	if chain.ReadBytes < csm.HeaderSize {
+		m.traceShort(chain)
 		return DropShort, true
 	}
 	b := &m.txBufs
 	b.CopyOut(chain.From, chain.To, m.wire[:])
 	m.hdr.Decode(&m.wire)
+	m.traceTx(chain)
 	if m.hdr.Op != csm.OpRW {
 		return 0, false // len means nothing here
 	}

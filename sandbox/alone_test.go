@@ -25,6 +25,7 @@ const (
 const (
 	socketsDir = "sockets"
 	filesDir   = "files"
+	writtenDir = "written"
 	otherDir   = "other"
 	fileName   = "file"
 )
@@ -91,7 +92,7 @@ func newPlace(t *testing.T, user *syscall.Credential) string {
 	}
 	t.Cleanup(func() { os.RemoveAll(root) })
 	made := []string{root}
-	for _, dir := range []string{socketsDir, filesDir, otherDir} {
+	for _, dir := range []string{socketsDir, filesDir, writtenDir, otherDir} {
 		dir = root + "/" + dir
 		file := dir + "/" + fileName
 		if err := os.Mkdir(dir, 0o700); err != nil {

@@ -152,6 +152,11 @@ func TestForbiddenFiles(t *testing.T) {
 			{"make a file beside those that are read", open(filesDir+"/new", unix.O_RDWR|unix.O_CREAT)},
 			{"remove a file that is read", func() error { return unix.Unlink(filesDir + "/" + fileName) }},
 			{"remove elsewhere", func() error { return unix.Unlink(otherDir + "/" + fileName) }},
+			{"read what is written", open(writtenDir+"/"+fileName, unix.O_RDONLY)},
+			{"make a socket beside what is written", func() error {
+				_, err := net.Listen("unix", writtenDir+"/socket")
+				return err
+			}},
 			{"write the own memory", open("/proc/self/mem", unix.O_RDWR)},
 			{"read of another process", open("/proc/1/stat", unix.O_RDONLY)},
 			{"write what the system is told", open("/proc/stat", unix.O_WRONLY)},

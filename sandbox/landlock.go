@@ -28,6 +28,7 @@ func restrictFiles(paths Paths) (inForce bool, missing, err error) {
 		// A directory is opened to lock it while a stale socket is replaced.
 		landlock.PathAccess(ll.AccessFSMakeSock|ll.AccessFSRemoveFile|ll.AccessFSReadDir, paths.Sockets...),
 		landlock.PathAccess(ll.AccessFSReadFile, paths.Files...),
+		landlock.PathAccess(ll.AccessFSMakeReg|ll.AccessFSRemoveFile|ll.AccessFSWriteFile, paths.Written...),
 	}
 	if missing = domain.Restrict(rules...); missing == nil {
 		return true, nil, nil

@@ -14,9 +14,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/vhost-user-vsock/vhost-user-vsock/csm"
 	"github.com/vhost-user-vsock/vhost-user-vsock/hostsock"
+	"github.com/vhost-user-vsock/vhost-user-vsock/trace"
 )
 
 func TestSocketFilesComeAndGo(t *testing.T) {
@@ -168,5 +171,32 @@ func TestRuntimeGoesOn(t *testing.T) {
 			t.Fatal(err)
 		}
 		<-signals
+	})
+}
+
+// A VM that begins anew has a new trace, and the former one is kept.
+func TestTraceIsBegunAnew(t *testing.T) {
+	alone(t, func(t *testing.T) {
+		open := func() *trace.Recorder {
+			r, err := trace.Open(trace.Config{
+				Path: writtenDir + "/trace", Limit: 1 << 20, Now: time.Now, Log: logrus.New(), Stats: new(trace.Stats),
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return r
+		}
+		first := open()
+		enter(t)
+		for range 3 { // the former former one is replaced
+			first.Packet(new([csm.HeaderSize]byte), 0)
+			if err := first.Close(); err != nil {
+				t.Error(err)
+			}
+			first = open()
+		}
+		if err := first.Close(); err != nil {
+			t.Error(err)
+		}
 	})
 }

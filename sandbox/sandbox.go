@@ -18,6 +18,7 @@ const (
 type Paths struct {
 	Sockets []string // sockets are made, renamed and removed in them
 	Files   []string // files in and below them are read
+	Written []string // files are made, renamed and written in them
 }
 
 // State is what is in force.

@@ -14,7 +14,7 @@ import (
 )
 
 // paths are the place of a process that runs alone.
-var paths = sandbox.Paths{Sockets: []string{socketsDir}, Files: []string{filesDir}}
+var paths = sandbox.Paths{Sockets: []string{socketsDir}, Files: []string{filesDir}, Written: []string{writtenDir}}
 
 // enter confines the process to its place.
 func enter(t *testing.T) sandbox.State {

@@ -21,7 +21,7 @@ func figures(s scale) []figure {
 	}
 	return append(all,
 		manyActive(s.active, s.several),
-		roundTrip(1), roundTrip(4*kib),
+		roundTrip(1), roundTrip(4*kib), polledRoundTrip(1),
 		connects("guest", "the guest", newGuestDialer), connects("host", "a host program", newHostDialer),
 		idle(s.idle), atRest(), tx.allocations(), rx.allocations(),
 		neighbours(), fair(s.machines),

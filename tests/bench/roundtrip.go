@@ -28,6 +28,25 @@ func roundTrip(n int) figure {
 	}
 }
 
+// polledRoundTrip is the same of a daemon that looks for events before it sleeps. The
+// guest's driver and the host program are never busy at once, so that with two processors
+// there is one to spare for it.
+func polledRoundTrip(n int) figure {
+	f := roundTrip(n)
+	f.name += "/poll"
+	f.title = "round trip, " + sizeTitle(n) + ", --poll-us 100, p50"
+	f.rows = f.rows[:3]
+	f.rows[0].target = atMost(0.7, bareName)
+	on := f.machine
+	f.machine = func(tb testing.TB, b backend, p params) gauge {
+		if !b.ours {
+			return nil
+		}
+		return on(tb, b.with("--poll-us 100"), p)
+	}
+	return f
+}
+
 // processorEach is what a backend's processor works for one of what is counted.
 const processorEach metric = "processor_seconds_each"
 
