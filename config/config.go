@@ -22,6 +22,7 @@ type Daemon struct {
 	LogLevel    logrus.Level
 	LogFormat   LogFormat
 	MetricsAddr string // empty: no metrics
+	Pprof       bool   // serve profiles there, too
 	Control     string // path of the control socket; empty: none
 
 	Sockets          []*activated.Socket // all that the service manager passed on

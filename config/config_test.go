@@ -80,8 +80,8 @@ func TestConfigTakesEveryFlag(t *testing.T) {
 	got := mustLoad(t, "-socket-path=s", "--name", "web", "--uds-path=u", "--guest-cid", "4294967294",
 		"--packed", "--inband-notifications=true", "--socket-mode", "660", "--socket-owner", "12:34", "--uds-mode", "0777", "--uds-owner", "56",
 		"--ok-port", "guest", "--max-connections", "7", "--max-buffered", "1GiB", "--poll-us", "50", "--wait-for-guest", "1m30s", "--trace-packets", "t",
-		"--log-level", "debug", "--log-format", "json", "--metrics-addr", "[::1]:9101", "--sandbox", "require")
-	want := Daemon{LogLevel: logrus.DebugLevel, LogFormat: LogJSON, MetricsAddr: "[::1]:9101", Sandbox: sandbox.Require, VMs: []VM{{
+		"--log-level", "debug", "--log-format", "json", "--metrics-addr", "[::1]:9101", "--pprof", "--sandbox", "require")
+	want := Daemon{LogLevel: logrus.DebugLevel, LogFormat: LogJSON, MetricsAddr: "[::1]:9101", Pprof: true, Sandbox: sandbox.Require, VMs: []VM{{
 		Name:           "web",
 		Named:          true,
 		Frontend:       SocketFile,
@@ -235,6 +235,8 @@ var usageErrors = []struct {
 	{"address with a named port", []string{"--metrics-addr", "localhost:http"}, "--metrics-addr", "http"},
 	{"address of IPv6 bare", []string{"--metrics-addr", "::1:9101"}, "--metrics-addr", "::1:9101"},
 	{"metrics address empty", []string{"--metrics-addr", ""}, "--metrics-addr", `""`},
+	{"profiles without an address", []string{"--pprof"}, "--pprof", "--metrics-addr"},
+	{"profiles that are no switch", []string{"--pprof=yes", "--metrics-addr", "127.0.0.1:0"}, "--pprof", "yes"},
 	{"two sockets", []string{"--socket-path", "other"}, "--socket-path", "other"},
 	{"two CIDs", []string{"--guest-cid", "4", "--guest-cid", "5"}, "--guest-cid", "5"},
 	{"unknown flag", []string{"--guest-sid", "4"}, "--guest-sid", ""},

@@ -258,12 +258,13 @@ func TestChangesOfTheProgram(t *testing.T) {
 	inTempDir(t)
 	old := mustLoad(t, "--socket", "s", "--uds-path", "u")
 	for args, want := range map[string]Changes{
-		"--log-level debug":          {Live: []string{"log-level"}},
-		"--log-format json":          {Waiting: []string{"log-format"}},
-		"--metrics-addr 127.0.0.1:0": {Waiting: []string{"metrics-addr"}},
-		"--sandbox off":              {Waiting: []string{"sandbox"}},
-		"--runtime-dir .":            {Waiting: []string{"runtime-dir"}},
-		"--packed":                   {},
+		"--log-level debug":                  {Live: []string{"log-level"}},
+		"--log-format json":                  {Waiting: []string{"log-format"}},
+		"--metrics-addr 127.0.0.1:0":         {Waiting: []string{"metrics-addr"}},
+		"--metrics-addr 127.0.0.1:0 --pprof": {Waiting: []string{"metrics-addr", "pprof"}},
+		"--sandbox off":                      {Waiting: []string{"sandbox"}},
+		"--runtime-dir .":                    {Waiting: []string{"runtime-dir"}},
+		"--packed":                           {},
 	} {
 		now := mustLoad(t, append(strings.Fields(args), "--socket", "s", "--uds-path", "u")...)
 		expectChanges(t, args, old.Changes(&now), want)

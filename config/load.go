@@ -84,6 +84,9 @@ func (c *CommandLine) load(check checks) (Daemon, error) {
 		return Daemon{}, err
 	}
 	check.sockets.vms = len(from.vms)
+	if d.Pprof && d.MetricsAddr == "" {
+		return Daemon{}, fmt.Errorf("%s: there is no address to serve it at; give --metrics-addr as well", optionNamed("pprof").given(from.program)[0].at)
+	}
 	for _, s := range from.vms {
 		v, err := s.load(check)
 		if err != nil {
@@ -229,7 +232,7 @@ func (s *section) checkFrontend(v *VM, check checks) error {
 	return nil
 }
 
-// checkPaths checks that the program can use the VM's directories.
+// checkPaths checks that the program can make the VM's sockets and write its trace.
 func (s *section) checkPaths(v *VM, check checks) error {
 	for _, p := range v.paths() {
 		if p.use == ReadFiles {

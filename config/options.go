@@ -168,6 +168,12 @@ var groups = []group{
 			daemon:   func(d *Daemon, s string) (err error) { d.MetricsAddr, err = parseMetricsAddr(s); return err },
 			ofDaemon: func(d *Daemon) any { return d.MetricsAddr },
 		},
+		{
+			name:     "pprof",
+			help:     "Serve profiles of the program, too, at /debug/pprof/ of --metrics-addr: to find out where its time and memory go.",
+			daemon:   func(d *Daemon, s string) (err error) { d.Pprof, err = parseBool(s); return err },
+			ofDaemon: func(d *Daemon) any { return d.Pprof },
+		},
 	}},
 	{"Control", []option{
 		{

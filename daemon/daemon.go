@@ -134,7 +134,7 @@ func (d *daemon) start() {
 	ready := d.log.WithField("version", d.Version).WithField("vms", len(d.cfg.VMs))
 	if d.http != nil {
 		metrics := newMetrics(d.fleet.list, &d.stats, d.log.linesLost, d.Version)
-		d.http.start(metricsHandler(metrics, healthHandler(d.fleet.list), d.log), d.log)
+		d.http.start(metricsHandler(metrics, healthHandler(d.fleet.list), d.cfg.Pprof, d.log), d.log)
 		ready = ready.WithField("metrics_addr", d.http.listener.Addr().String()) // port 0 is a number now
 	}
 	if d.control != nil {

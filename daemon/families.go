@@ -48,6 +48,15 @@ var families = []family{
 	counters("resets_total", "RST packets to the guest by reason.",
 		func(s *vmStats, put put) { putAll(put, s.muxer.Resets[:], muxer.ResetReasons[:]) }, "reason"),
 
+	histograms("request_duration_seconds", "Time from a REQUEST to its answer, by the side that asked and by the answer.",
+		func(s *vmStats, put putHistogram) {
+			for direction, side := range muxer.Directions {
+				for answer, name := range muxer.Answers {
+					put(&s.muxer.Answered[direction][answer], side+"_initiated", name)
+				}
+			}
+		}, "direction", "answer"),
+
 	gauges("guest_cid", "The guest's CID: the one in force, and one that waits for the driver to start anew, else 0.",
 		func(s *vmStats, put put) {
 			put(float64(s.muxer.GuestCID.Load()), "active")
@@ -87,7 +96,7 @@ var families = []family{
 	gauge("buffered_limit_bytes", "Memory that payload for host programs may take.",
 		func(s *vmStats) *stats.Gauge { return &s.maxBuffered }),
 
-	// Waits. Each counts the times that one began.
+	// Waits: the times that one began, and how long they lasted, by now.
 	counter("credit_stalls_total", "Times a host program's bytes began to wait for buffer space in the guest.",
 		func(s *vmStats) *stats.Counter { return &s.muxer.CreditStalls }),
 	counter("packet_stalls_total", "Times a host program's bytes began to wait for the guest to read packets.",
@@ -108,6 +117,18 @@ var families = []family{
 			put(float64(s.muxer.BufferStalls.Load()), queueNames[1], "buffered_limit")
 		}, "queue", "reason"),
 
+	counters("connection_stall_seconds_total", "Time for which connections have waited, added up over all of them: for the guest's credit, or for a host program to read.",
+		func(s *vmStats, put put) {
+			put(s.muxer.CreditStalled.Seconds(clock), "credit")
+			put(s.muxer.HostStalled.Seconds(clock), "host_socket")
+		}, "reason"),
+	counters("ring_stall_seconds_total", "Time for which a ring has waited, by reason.",
+		func(s *vmStats, put put) {
+			put(s.muxer.RxRingStalled.Seconds(clock), queueNames[0], "no_buffers")
+			put(s.muxer.ReplyStalled.Seconds(clock), queueNames[1], "replies")
+			put(s.muxer.BufferStalled.Seconds(clock), queueNames[1], "buffered_limit")
+		}, "queue", "reason"),
+
 	// The muxer's own queues: connections with something for the guest, and
 	// deadlines.
 	gauge("rxq_depth", "Entries in the queue of packets and connections that are due to the guest.",
@@ -118,6 +139,9 @@ var families = []family{
 		func(s *vmStats) *stats.Gauge { return &s.muxer.KillQueueDepth }),
 	counter("killq_resyncs_total", "Times that queue was rebuilt from the connection table.",
 		func(s *vmStats) *stats.Counter { return &s.muxer.KillResyncs }),
+
+	histograms("loop_turn_seconds", "Time that the VM's event loop took for one turn, for which all else of the VM waited.",
+		func(s *vmStats, put putHistogram) { put(&s.turns) }),
 
 	// Rings.
 	counters("notifications_total", "Batches of used buffers by whether the driver was interrupted for them.",

@@ -8,7 +8,7 @@ import (
 )
 
 // family is one metric that every VM has: its series are the values that read
-// puts, each with one value for every label. Labels are closed sets, and no
+// puts, or the histograms that observed puts, each with one value for every label. Labels are closed sets, and no
 // guest can make a new series.
 type family struct {
 	name   string
@@ -16,10 +16,15 @@ type family struct {
 	kind   prometheus.ValueType
 	labels []string
 	read   func(s *vmStats, put put)
+
+	observed func(s *vmStats, put putHistogram)
 }
 
 // put exports one series of a family.
 type put func(value float64, labels ...string)
+
+// putHistogram exports one histogram of a family.
+type putHistogram func(h *stats.Histogram, labels ...string)
 
 // counter is a family of one series.
 func counter(name, help string, of func(s *vmStats) *stats.Counter) family {
@@ -39,6 +44,11 @@ func gauge(name, help string, of func(s *vmStats) *stats.Gauge) family {
 // gauges is a family of one series for each combination of labels.
 func gauges(name, help string, read func(s *vmStats, put put), labels ...string) family {
 	return family{name: name, help: help, kind: prometheus.GaugeValue, labels: labels, read: read}
+}
+
+// histograms is a family of one histogram for each combination of labels.
+func histograms(name, help string, observed func(s *vmStats, put putHistogram), labels ...string) family {
+	return family{name: name, help: help, labels: labels, observed: observed}
 }
 
 // putAll exports one counter for each label value.

@@ -54,11 +54,14 @@ func newHTTPServer(l net.Listener) *httpServer {
 	return &httpServer{listener: limitListener(l, httpClients), done: make(chan struct{})}
 }
 
-// metricsHandler answers /metrics and /healthz.
-func metricsHandler(metrics prometheus.Gatherer, health http.Handler, log logrus.FieldLogger) http.Handler {
+// metricsHandler answers /metrics and /healthz, and /debug/pprof/ if it is to.
+func metricsHandler(metrics prometheus.Gatherer, health http.Handler, pprof bool, log logrus.FieldLogger) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{ErrorLog: log}))
 	mux.Handle("GET /healthz", health)
+	if pprof {
+		handlePprof(mux)
+	}
 	return mux
 }
 

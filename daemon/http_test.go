@@ -58,7 +58,7 @@ func startHTTP(t *testing.T, vms []*vm) *httpServer {
 		t.Fatal(err)
 	}
 	metrics := newMetrics(listOf(vms...), new(programStats), noneLost, "devel")
-	s.start(metricsHandler(metrics, healthHandler(listOf(vms...)), quietLog()), quietLog())
+	s.start(metricsHandler(metrics, healthHandler(listOf(vms...)), false, quietLog()), quietLog())
 	t.Cleanup(func() {
 		if err := s.close(); err != nil {
 			t.Error(err)
@@ -103,8 +103,10 @@ func TestHTTPScrape(t *testing.T) {
 	if code, body := get(t, s, "/healthz"); code != http.StatusOK || body != "ok\n" {
 		t.Errorf("/healthz: %d %q", code, body)
 	}
-	if code, _ := get(t, s, "/"); code != http.StatusNotFound {
-		t.Errorf("/: status %d", code)
+	for _, path := range []string{"/", "/debug/pprof/", "/debug/pprof/cmdline", "/debug/pprof/heap"} {
+		if code, _ := get(t, s, path); code != http.StatusNotFound {
+			t.Errorf("%s: status %d", path, code)
+		}
 	}
 }
 

@@ -78,10 +78,21 @@ func (c *vmCollector) Describe(ch chan<- *prometheus.Desc) {
 func (c *vmCollector) Collect(ch chan<- prometheus.Metric) {
 	for _, v := range c.list() {
 		for i, f := range families {
-			f.read(&v.stats, func(value float64, labels ...string) {
-				labels = append([]string{v.name}, labels...)
-				ch <- prometheus.MustNewConstMetric(c.descs[i], f.kind, value, labels...)
-			})
+			f.collect(v, c.descs[i], ch)
 		}
 	}
+}
+
+// collect sends the series that a VM has of the family.
+func (f *family) collect(v *vm, desc *prometheus.Desc, ch chan<- prometheus.Metric) {
+	if f.observed != nil {
+		f.observed(&v.stats, func(h *stats.Histogram, labels ...string) {
+			count, sum, within := h.Load()
+			ch <- prometheus.MustNewConstHistogram(desc, count, sum, within, append([]string{v.name}, labels...)...)
+		})
+		return
+	}
+	f.read(&v.stats, func(value float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(desc, f.kind, value, append([]string{v.name}, labels...)...)
+	})
 }

@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -53,7 +54,8 @@ func TestMetricsOfEveryVMAreThereFromTheStart(t *testing.T) {
 		series := func(vm string) int {
 			n := 0
 			for line := range strings.Lines(text) {
-				if strings.HasPrefix(line, namespace+"_"+f.name+"{") && strings.Contains(line, fmt.Sprintf("vm=%q", vm)) {
+				name, _, _ := strings.Cut(line, "{")
+				if strings.TrimSuffix(name, "_bucket") == namespace+"_"+f.name && strings.Contains(line, fmt.Sprintf("vm=%q", vm)) {
 					n++
 				}
 			}
@@ -88,6 +90,18 @@ func TestMetricsShowTheCounters(t *testing.T) {
 	m.BufferStalls.Add(9)
 	m.MemoryStalls.Add(17)
 	u.MemoryStalls.Add(18)
+	m.CreditStalled.Start(0)
+	m.CreditStalled.Stop(1500 * time.Millisecond)
+	m.HostStalled.Start(0)
+	m.HostStalled.Stop(2500 * time.Millisecond)
+	m.RxRingStalled.Start(0)
+	m.RxRingStalled.Stop(3500 * time.Millisecond)
+	m.BufferStalled.Start(0)
+	m.BufferStalled.Stop(4500 * time.Millisecond)
+	m.Answered[muxer.GuestInitiated][muxer.AnswerRST].Observe(5 * time.Microsecond)
+	v.stats.turns.Observe(time.Minute)
+	m.GuestWaits.Set(19)
+	m.GuestRetries.Add(20)
 	m.RxQueueDepth.Set(10)
 	m.KillResyncs.Add(11)
 	u.Queues[0].Notified.Add(12)
@@ -110,6 +124,20 @@ func TestMetricsShowTheCounters(t *testing.T) {
 		`ring_stalls_total{queue="tx",reason="buffered_limit",vm="cid7"} 9`,
 		`memory_stalls_total{peer="host_program",vm="cid7"} 17`,
 		`memory_stalls_total{peer="frontend",vm="cid7"} 18`,
+		`connection_stall_seconds_total{reason="credit",vm="cid7"} 1.5`,
+		`connection_stall_seconds_total{reason="host_socket",vm="cid7"} 2.5`,
+		`ring_stall_seconds_total{queue="rx",reason="no_buffers",vm="cid7"} 3.5`,
+		`ring_stall_seconds_total{queue="tx",reason="replies",vm="cid7"} 0`,
+		`ring_stall_seconds_total{queue="tx",reason="buffered_limit",vm="cid7"} 4.5`,
+		`request_duration_seconds_bucket{answer="rst",direction="guest_initiated",vm="cid7",le="4e-06"} 0`,
+		`request_duration_seconds_bucket{answer="rst",direction="guest_initiated",vm="cid7",le="1.6e-05"} 1`,
+		`request_duration_seconds_sum{answer="rst",direction="guest_initiated",vm="cid7"} 5e-06`,
+		`request_duration_seconds_count{answer="response",direction="host_initiated",vm="cid7"} 0`,
+		`loop_turn_seconds_bucket{vm="cid7",le="16.777216"} 0`,
+		`loop_turn_seconds_bucket{vm="cid7",le="+Inf"} 1`,
+		`loop_turn_seconds_sum{vm="cid7"} 60`,
+		`guest_waits{vm="cid7"} 19`,
+		`guest_retries_total{vm="cid7"} 20`,
 		`rxq_depth{vm="cid7"} 10`,
 		`killq_resyncs_total{vm="cid7"} 11`,
 		`notifications_total{queue="rx",result="sent",vm="cid7"} 12`,

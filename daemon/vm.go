@@ -78,6 +78,7 @@ type vm struct {
 type vmStats struct {
 	muxer          muxer.Stats
 	vhostuser      vhostuser.Stats
+	turns          stats.Histogram // of the event loop
 	trace          trace.Stats
 	maxConnections stats.Gauge
 	maxBuffered    stats.Gauge
@@ -158,6 +159,7 @@ func (v *vm) build(cfg config.VM, log logrus.FieldLogger) (err error) {
 		return fmt.Errorf("event loop: %w", err)
 	}
 	v.loop.SetPoll(cfg.Poll)
+	v.loop.CountTurns(&v.stats.turns)
 	v.muxer, err = muxer.New(muxer.Config{
 		Loop:           v.loop,
 		Log:            log,

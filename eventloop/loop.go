@@ -9,6 +9,8 @@ import (
 
 	"github.com/hashicorp/go-multierror"
 	"golang.org/x/sys/unix"
+
+	"github.com/vhost-user-vsock/vhost-user-vsock/stats"
 )
 
 // batch is how many ready descriptors one wait returns at most. The others
@@ -47,6 +49,7 @@ type Loop struct {
 	worker  Worker
 	clock   Clock
 	now     time.Duration
+	turns   *stats.Histogram
 	polling polling
 	stopped bool
 	calls   calls
@@ -60,7 +63,7 @@ func New(clock Clock) (*Loop, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
 	}
-	l := &Loop{epoll: epoll, worker: idle{}, clock: clock}
+	l := &Loop{epoll: epoll, worker: idle{}, clock: clock, turns: new(stats.Histogram)}
 	if err := l.calls.open(l); err != nil {
 		unix.Close(epoll)
 		return nil, err
@@ -84,7 +87,11 @@ func (l *Loop) Close() error {
 // SetWorker replaces the worker.
 func (l *Loop) SetWorker(w Worker) { l.worker = w }
 
-// Now returns what the clock told after the last wait, 0 before the first.
+// CountTurns has the loop count in h how long its turns take: for how long whoever
+// needs it next may have to wait.
+func (l *Loop) CountTurns(h *stats.Histogram) { l.turns = h }
+
+// Now returns what the clock told after the last wait, or when Run began.
 func (l *Loop) Now() time.Duration { return l.now }
 
 // Run serves until Stop. An access to memory that its file no longer backs panics
@@ -92,6 +99,7 @@ func (l *Loop) Now() time.Duration { return l.now }
 func (l *Loop) Run() error {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 
+	l.now = l.clock()
 	more := true // until the worker was asked
 	var yielded time.Duration
 	for !l.stopped {
@@ -99,7 +107,11 @@ func (l *Loop) Run() error {
 		if err != nil {
 			return err
 		}
-		l.now = l.clock()
+		now := l.clock()
+		if more { // the turn before ended where this one begins
+			l.turns.Observe(now - l.now)
+		}
+		l.now = now
 		l.calls.run() // first: who asked for something may have sent an event after it
 		l.dispatch(l.ready[:n])
 		if at, ok := l.worker.Deadline(); ok && at <= l.now {
@@ -123,9 +135,10 @@ func (l *Loop) next(more bool) (int, error) {
 	return l.await()
 }
 
-// sleep is wait until an event or the worker's deadline comes.
-func (l *Loop) sleep() (int, error) {
-	may, err := l.prepareSleep()
+// sleep is wait at a reading of the clock, until an event or the worker's deadline
+// comes.
+func (l *Loop) sleep(now time.Duration) (int, error) {
+	may, err := l.prepareSleep(now)
 	switch {
 	case err != nil:
 		return 0, err

@@ -18,17 +18,20 @@ func (l *Loop) SetPoll(limit time.Duration) { l.polling.limit = limit }
 // are filled in once there are some or the worker's deadline has come.
 func (l *Loop) await() (int, error) {
 	p := &l.polling
-	if p.limit == 0 {
-		return l.sleep()
-	}
 	began := l.clock()
+	l.turns.Observe(began - l.now)
+	if p.limit == 0 {
+		return l.sleep(began)
+	}
+	now := began
 	for p.worth {
 		if n, err := l.wait(0); n > 0 || err != nil {
 			return n, err
 		}
-		p.worth = l.clock()-began < p.limit
+		now = l.clock()
+		p.worth = now-began < p.limit
 	}
-	n, err := l.sleep()
+	n, err := l.sleep(now)
 	p.worth = n > 0 && l.clock()-began < p.limit
 	return n, err
 }

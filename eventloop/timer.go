@@ -46,14 +46,13 @@ func (t *timer) ring(at, now time.Duration) error {
 	return nil
 }
 
-// prepareSleep sets the timer for the worker's deadline, and reports whether the loop
-// may sleep: the deadline is not here yet.
-func (l *Loop) prepareSleep() (bool, error) {
+// prepareSleep sets the timer for the worker's deadline at a reading of the clock, and
+// reports whether the loop may sleep: the deadline is not here yet.
+func (l *Loop) prepareSleep(now time.Duration) (bool, error) {
 	at, ok := l.worker.Deadline()
 	if !ok || l.timer.at != 0 && l.timer.at <= at {
 		return true, nil
 	}
-	now := l.clock()
 	if at <= now {
 		return false, nil
 	}

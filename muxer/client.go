@@ -166,6 +166,7 @@ func (m *Muxer) clientLeft(c *conn) {
 // opened acts on the guest's RESPONSE: the host program reads its OK, in one
 // write.
 func (m *Muxer) opened(c *conn) {
+	c.answered(AnswerResponse)
 	c.hostAt, c.guestAt = 0, 0
 	if c.port != nil {
 		c.port.ask(2)

@@ -78,14 +78,15 @@ type conn struct {
 	queued   bool // in the ready queue
 	stalled  bool // host bytes wait for the guest's credit
 
-	born     time.Duration // by the loop's clock
-	stalls   connStalls
-	sentIn   uint32        // when payload last came, as moderation.round
-	runsOn   uint32        // since when it comes without waiting for interrupts, as moderation.trust
-	wasted   int           // bytes that were read away
-	askAfter time.Duration // how long the guest has to tell of credit before it is asked again
-	hostAt   time.Duration // deadline by the loop's clock, or 0
-	guestAt  time.Duration // deadline by the guest's clock, or 0
+	born      time.Duration // by the loop's clock
+	stalls    connStalls
+	sentIn    uint32        // when payload last came, as moderation.round
+	runsOn    uint32        // since when it comes without waiting for interrupts, as moderation.trust
+	wasted    int           // bytes that were read away
+	requestAt time.Duration // since when a REQUEST waits for its answer, by the loop's clock, or 0
+	askAfter  time.Duration // how long the guest has to tell of credit before it is asked again
+	hostAt    time.Duration // deadline by the loop's clock, or 0
+	guestAt   time.Duration // deadline by the guest's clock, or 0
 }
 
 // isUnasked reports whether the guest has not heard of this host-initiated
@@ -183,10 +184,12 @@ func (c *conn) updatePhase() {
 	}
 }
 
-func (c *conn) countPhase(n int64) {
-	d := GuestInitiated
+func (c *conn) countPhase(n int64) { c.m.stats.Connections[c.phase][c.opener()].Add(n) }
+
+// opener returns who opened the connection.
+func (c *conn) opener() Direction {
 	if c.hostInitiated {
-		d = HostInitiated
+		return HostInitiated
 	}
-	c.m.stats.Connections[c.phase][d].Add(n)
+	return GuestInitiated
 }

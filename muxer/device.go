@@ -91,8 +91,8 @@ func (m *Muxer) StartQueue(index int, q *virtqueue.Queue) {
 		m.setRxStall(false)
 	case txQueue:
 		m.tx, m.txWaits, m.txFaulted = q, true, false
-		m.setTxStall(stallNone)
 		m.txHold = moderation{round: 1, trust: 1}
+		m.setTxStall(stallNone)
 		m.batch.conn = nil // a fault in guest memory may have left one
 	case eventQueue:
 		m.startEvents(q)

@@ -36,23 +36,24 @@ type dialQueue struct {
 // request acts on a guest's REQUEST for a tuple that is free.
 func (m *Muxer) request(h *csm.Header, k key) {
 	if reason, ok := m.admit(h); !ok {
-		m.pushReset(resetFor(h), reason)
+		m.refuseRequest(resetFor(h), reason)
 		return
 	}
 	path := m.cfg.UDSPath + "_" + strconv.FormatUint(uint64(k.host), 10)
 	if m.cfg.OwnSocket(path) {
-		m.pushReset(resetFor(h), ResetOwnSocket)
+		m.refuseRequest(resetFor(h), ResetOwnSocket)
 		return
 	}
 	fd, err := unix.Socket(unix.AF_UNIX, socketType(h.Type)|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		m.sites.dial.Warn(m.log, m.loop.Now(), "cannot make a host socket for the guest", os.NewSyscallError("socket", err))
-		m.pushReset(resetFor(h), ResetShortage)
+		m.refuseRequest(resetFor(h), ResetShortage)
 		return
 	}
 	c := m.newConn(fd, h.Type)
 	c.key = k
 	c.Conn = csm.NewGuestInitiated(h, m.window(c.typ))
+	c.requested()
 	m.sockets[c] = struct{}{}
 	m.insert(c)
 	m.dial(c, path)

@@ -31,8 +31,8 @@ func (m *Muxer) pushReset(r reset, reason ResetReason) {
 
 // schedule queues a connection that has something for the guest.
 func (m *Muxer) schedule(c *conn) {
-	m.awaitTurn(c)
 	if !c.queued {
+		m.awaitTurn(c)
 		c.queued = m.ready.PushReady(rxItem{conn: c})
 	}
 }

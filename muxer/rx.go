@@ -131,7 +131,10 @@ func (m *Muxer) sendControl(c *conn) int {
 // sent starts the clock for what the guest has to answer.
 func (m *Muxer) sent(c *conn, op csm.Op) {
 	switch {
+	case op == csm.OpResponse:
+		c.answered(AnswerResponse)
 	case op == csm.OpRequest:
+		c.requested()
 		c.asked, c.hostAt = true, c.waitUntil
 		m.afterGuest(c, requestTimeout)
 	case op == csm.OpShutdown && c.State() == csm.Closing:

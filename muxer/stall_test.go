@@ -265,6 +265,28 @@ func TestStallForReceiveBuffersIsTimed(t *testing.T) {
 	v.all(&v.stats.RxRingStalled, (1+2+4+8)*time.Second)
 }
 
+// Nothing waits for receive buffers of which a driver that began anew knows nothing:
+// neither an RST for the one before, nor a CONNECT that waits to be asked again.
+func TestStallEndsWithTheDriver(t *testing.T) {
+	t.Parallel()
+	v := newStalledVM(t, options{driver: muxertest.Options{Buffers: -1}})
+	v.driver.Send(v.driver.Header(1000, 53, csm.OpRequest), nil)
+	v.count("no receive buffer", &v.stats.RxRingStalls, 1)
+	v.do(v.m.Reset)
+	v.stays(&v.stats.RxRingStalled)
+
+	v.client("CONNECT 1234\n")
+	v.count("no receive buffer", &v.stats.RxRingStalls, 2)
+	v.do(v.m.Reset)
+	p := v.listen(52)
+	v.driver.Send(v.driver.Header(1000, 52, csm.OpRequest), nil)
+	p.accept()
+	v.count("no receive buffer", &v.stats.RxRingStalls, 3)
+	v.driver.Send(v.driver.Header(1000, 52, csm.OpRST), nil)
+	v.eventually("the client alone is left", func() bool { return v.connections() == 1 })
+	v.stays(&v.stats.RxRingStalled)
+}
+
 // More connections may have something to say than the queue holds; they wait, too.
 func TestStallBeyondTheReadyQueueIsTimed(t *testing.T) {
 	t.Parallel()

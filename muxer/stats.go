@@ -123,6 +123,7 @@ type Stats struct {
 	RxMessages stats.Counter           // messages towards the guest that did
 	Discarded  stats.Counter           // payload bytes from the guest that no host program could take any more
 
+	Answered   [directions][answers]stats.Histogram // from REQUEST to RESPONSE or RST, by who asked
 	Resets     [resetReasons]stats.Counter
 	Handshakes [handshakes]stats.Counter
 	Drops      [drops]stats.Counter

@@ -75,7 +75,7 @@ func (m *Muxer) settle(c *conn) {
 	}
 	if c.stalled {
 		space, _ := c.RxSpace()
-		c.setStalled(space == 0 && c.GuestReads() && !c.outgrown())
+		c.setStalled(space == 0 && !c.outgrown())
 	}
 	if c.Due(m.pressed()) || c.wantsRead() {
 		m.schedule(c)
@@ -109,6 +109,9 @@ func (m *Muxer) bury(c *conn) {
 	c.countPhase(-1)
 	c.hostAt, c.guestAt = 0, 0
 	if c.OwesRST() {
+		if !c.hostInitiated { // else it is our REQUEST that has no answer
+			c.answered(AnswerRST)
+		}
 		m.pushReset(reset{key: c.key, cid: csm.HostCID, typ: c.typ}, c.reason)
 	}
 	m.leaveTurn(c)

@@ -234,6 +234,7 @@ func (m *Muxer) receive(c *conn, h *csm.Header) {
 		}
 	case csm.Gone:
 		if connecting {
+			c.answered(AnswerRST)
 			m.turnedAway(c, HandshakeRefused)
 		}
 	case csm.Violated:

@@ -29,6 +29,9 @@ var calls = []string{
 	"rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack",
 	"rseq", "set_robust_list", // a C library's threads, as under the race detector
 
+	// Timers of the runtime's profiler, under --pprof.
+	"timer_create", "timer_settime", "timer_delete",
+
 	// They cannot fail, so no caller looks whether they did.
 	"getpid", "getppid", "getuid", "geteuid", "getgid", "getegid",
 }

@@ -19,7 +19,7 @@ const module = "github.com/vhost-user-vsock/vhost-user-vsock"
 var imports = map[string][]string{
 	"stats":     nil,
 	"ratelog":   nil,
-	"eventloop": nil,
+	"eventloop": {"stats"},
 	"rxq":       nil,
 	"killq":     nil,
 	"hostsock":  nil,

@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"bufio"
 	"fmt"
 	"net/http"
 	"os"
@@ -114,6 +115,30 @@ series:
 		}
 	}
 	return ours
+}
+
+// A scrape tells who waits for a guest that does not listen, and how often it was asked.
+func TestSimulatedGuestWaits(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, "--wait-for-guest", "1h")
+	b := h.boot(t)
+	port := newPort()
+	c := h.client(t, fmt.Sprintf("CONNECT %d\n", port))
+	h.await(1, "guest_waits")
+	const asked = 3
+	vm.Eventually(t, patience, "the guest is asked again and again", func() bool { return h.metric("guest_retries_total") >= asked })
+	if n := h.metric("request_duration_seconds_count", `direction="host_initiated"`, `answer="rst"`); n < asked {
+		t.Errorf("%d REQUESTs were answered by RST", n)
+	}
+	l := b.guest.Listen(port)
+	defer l.Close()
+	mustAccept(t, l)
+	line, err := bufio.NewReader(c).ReadString('\n')
+	if err != nil || !strings.HasPrefix(line, "OK ") {
+		t.Errorf("read %q, error %v", line, err)
+	}
+	h.await(0, "guest_waits")
+	h.await(1, "request_duration_seconds_count", `direction="host_initiated"`, `answer="response"`)
 }
 
 // A stderr that is closed, full or read by nobody stops nothing, however much

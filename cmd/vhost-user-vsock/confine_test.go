@@ -165,12 +165,18 @@ func TestProcessUsesADirectoryForEachSocket(t *testing.T) {
 // scrape returns what /metrics shows.
 func (p *process) scrape(t *testing.T) string {
 	t.Helper()
+	return string(p.get(t, "/metrics"))
+}
+
+// get returns what is served at a path of --metrics-addr.
+func (p *process) get(t *testing.T, path string) []byte {
+	t.Helper()
 	addr := regexp.MustCompile(`metrics_addr="?([^" ]+)`).FindStringSubmatch(p.expectReady(t))
 	if addr == nil {
 		t.Fatalf("log: %s", p.stderr.String())
 	}
 	client := http.Client{Timeout: testLimit, Transport: &http.Transport{DisableKeepAlives: true}}
-	resp, err := client.Get("http://" + addr[1] + "/metrics")
+	resp, err := client.Get("http://" + addr[1] + path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -179,7 +185,10 @@ func (p *process) scrape(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return string(text)
+	if resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s: %s", path, resp.Status)
+	}
+	return text
 }
 
 // processSeries returns the names of what /metrics shows about the process.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/csm"
 	"github.com/vhost-user-vsock/vhost-user-vsock/muxer"
+	"github.com/vhost-user-vsock/vhost-user-vsock/stats"
 )
 
 // So many rounds without anything new mean that all has arrived; in so many it must
@@ -192,6 +193,20 @@ func (m *machine) checkNothingLeft() {
 	for what, n := range left {
 		if n != 0 {
 			m.t.Errorf("%d left: %s", n, what)
+		}
+	}
+	m.checkNothingWaits()
+}
+
+// checkNothingWaits checks that no wait is timed any more.
+func (m *machine) checkNothingWaits() {
+	for what, s := range map[string]*stats.Stopwatch{
+		"credit": &m.stats.CreditStalled, "host sockets": &m.stats.HostStalled, "receive buffers": &m.stats.RxRingStalled,
+		"replies": &m.stats.ReplyStalled, "memory": &m.stats.BufferStalled,
+	} {
+		now := s.Seconds(func() time.Duration { return m.now })
+		if later := s.Seconds(func() time.Duration { return m.now + time.Hour }); later != now {
+			m.t.Errorf("%v waits for %s go on", (later-now)/3600, what)
 		}
 	}
 }
