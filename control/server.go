@@ -79,8 +79,7 @@ type server struct {
 // created is an answer with status 201.
 type created struct{ VM }
 
-// takeBody reads the body. The time that a request has to arrive is over then: from now
-// on only a client that leaves ends it.
+// takeBody reads the body.
 func takeBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if _, large := errors.AsType[*http.MaxBytesError](err); large {
@@ -89,7 +88,6 @@ func takeBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	if err != nil {
 		return nil, badRequest("body: %w", err)
 	}
-	http.NewResponseController(w).SetReadDeadline(time.Time{}) //nolint:errcheck // then it has the server's
 	return body, nil
 }
 
