@@ -63,7 +63,7 @@ func VMOptions(text string) (map[string]string, error) {
 	options := make(map[string]string)
 	for name, values := range s.values {
 		options[name] = values[0].text
-		if optionNamed(name).arg != "PATH" || values[0].text == "" {
+		if !optionNamed(name).isPath() || values[0].text == "" {
 			continue
 		}
 		if options[name], err = filepath.Abs(values[0].text); err != nil {
@@ -72,3 +72,6 @@ func VMOptions(text string) (map[string]string, error) {
 	}
 	return options, nil
 }
+
+// isPath reports whether the value is a path and may be a relative one.
+func (o *option) isPath() bool { return o.arg == "PATH" || o.arg == "FILE" }

@@ -83,9 +83,9 @@ func TestSplitEntries(t *testing.T) {
 
 func TestVMOptions(t *testing.T) {
 	dir := inTempDir(t)
-	got, err := VMOptions("name=web,socket-path=odd,,name,uds-path=/u,guest-cid=/cid,packed")
+	got, err := VMOptions("name=web,socket-path=odd,,name,uds-path=/u,guest-cid=/cid,trace-packets=t,packed")
 	want := map[string]string{
-		"name": "web", "socket": dir + "/odd,name", "uds-path": "/u", "guest-cid": "/cid", "packed": "true",
+		"name": "web", "socket": dir + "/odd,name", "uds-path": "/u", "guest-cid": "/cid", "trace-packets": dir + "/t", "packed": "true",
 	}
 	if err != nil || !maps.Equal(got, want) {
 		t.Errorf("options %q, error %v", got, err)

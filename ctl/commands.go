@@ -77,7 +77,7 @@ var commands = []Command{
 	{
 		Name: "log-level", Args: "[LEVEL]", most: 1, Flags: withJSON, run: logLevel,
 		Choices: []string{"error", "warn", "info", "debug"},
-		Help:    "Show the least important lines that the daemon logs, or set it to error, warn, info or debug. The configuration file is left as it is.",
+		Help:    "Show the level of the least important lines that the daemon logs, or set it until the next reload: error, warn, info or debug.",
 	},
 	{
 		Name: "top", Flags: onlyTheirs, run: top,

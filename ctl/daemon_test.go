@@ -20,14 +20,16 @@ type testDaemon struct {
 	path   string
 	server *http.Server
 
-	mu    sync.Mutex
-	vms   []control.VM // what follows is guarded by mu
-	conns []control.Connection
-	since time.Time // when they were as old as they say; zero: they never age
-	level string
-	cut   int64 // by a drain
-	fails error // what it answers to any change, if not nil
-	asked []string
+	mu     sync.Mutex
+	vms    []control.VM // what follows is guarded by mu
+	conns  []control.Connection
+	since  time.Time // when they were as old as they say; zero: they never age
+	level  string
+	cut    int64         // by a drain
+	fails  error         // what it answers to any change, if not nil
+	untold error         // what it answers who asks for connections, if not nil
+	hangs  chan struct{} // if not nil, it reads from this twice before it tells of connections
+	asked  []string
 }
 
 // startTestDaemon has d serve until the test ends, or stop.
@@ -82,6 +84,7 @@ func (d *testDaemon) aged() float64 {
 }
 
 func (d *testDaemon) Connections(vm string) ([]control.Connection, error) {
+	d.hang()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	conns := slices.Clone(d.conns)
@@ -91,7 +94,17 @@ func (d *testDaemon) Connections(vm string) ([]control.Connection, error) {
 	if vm != "" {
 		return conns, d.note("connections of " + vm)
 	}
-	return conns, nil
+	return conns, d.untold
+}
+
+func (d *testDaemon) hang() {
+	d.mu.Lock()
+	hangs := d.hangs
+	d.mu.Unlock()
+	if hangs != nil {
+		<-hangs
+		<-hangs
+	}
 }
 
 func (d *testDaemon) Add(keys control.Keys) (control.VM, error) {

@@ -2,6 +2,7 @@ package ctl
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/control"
@@ -12,16 +13,22 @@ type picture struct {
 	at          time.Time
 	vms         []control.VM
 	connections []control.Connection
+	untold      error // why there are no connections, or nil
 }
 
-// takePicture asks the daemon.
+// takePicture asks the daemon. One that cannot tell of connections, as while a VM does
+// not answer, can still tell of VMs.
 func takePicture(ctx context.Context, client *control.Client) (*picture, error) {
 	vms, err := client.VMs(ctx)
 	if err != nil {
 		return nil, err
 	}
 	connections, err := client.Connections(ctx, "")
-	return &picture{time.Now(), vms, connections}, err
+	p := &picture{time.Now(), vms, connections, err}
+	if _, refused := errors.AsType[*control.Error](err); err != nil && !refused {
+		return nil, err
+	}
+	return p, nil
 }
 
 // key tells the things of a picture apart. A VM has its name alone.

@@ -2,6 +2,7 @@ package ctl
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"net"
 	"net/http"
@@ -72,7 +73,7 @@ func TestDrainTellsWhatWasCut(t *testing.T) {
 func TestJSONIsTheAnswer(t *testing.T) {
 	d := startTestDaemon(t, &testDaemon{vms: someVMs, conns: someConnections})
 	http := http.Client{Transport: &http.Transport{
-		Dial: func(string, string) (net.Conn, error) { return net.Dial("unix", d.path) }, DisableKeepAlives: true,
+		DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", d.path) }, DisableKeepAlives: true,
 	}}
 	for command, path := range map[string]string{"vms": "/v1/vms", "connections": "/v1/connections"} {
 		resp, err := http.Get("http://control" + path)

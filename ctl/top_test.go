@@ -2,6 +2,7 @@ package ctl
 
 import (
 	"context"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -10,6 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	xterm "golang.org/x/term"
+
+	"github.com/vhost-user-vsock/vhost-user-vsock/control"
 )
 
 // However top ends, the terminal is as it was.
@@ -63,6 +66,19 @@ func TestTopGivesTheTerminalBack(t *testing.T) {
 }
 
 func isWeb(line string) bool { return strings.HasPrefix(line, "web ") }
+
+// Who wants to leave need not wait for the daemon.
+func TestTopLeavesADaemonThatHangs(t *testing.T) {
+	d := startTestDaemon(t, &testDaemon{hangs: make(chan struct{})})
+	term := openTerminal(t, 100, 30)
+	p := startTop(t, d, term, false)
+	d.hangs <- struct{}{} // it has been asked
+	if _, err := term.user.WriteString("q"); err != nil {
+		t.Fatal(err)
+	}
+	p.expectExit(t, exitOK)
+	close(d.hangs)
+}
 
 // When its terminal hangs up, top ends.
 func TestTopEndsWithItsTerminal(t *testing.T) {
@@ -137,6 +153,10 @@ func TestTopWithoutATerminal(t *testing.T) {
 	}
 	if strings.Count(stdout, "WAITS FOR") != 1 || !strings.Contains(stdout, "\nweb   running     12  256KiB      0B ") {
 		t.Errorf("it shows:\n%s", stdout)
+	}
+	d.set(func() { d.untold = &control.Error{Status: http.StatusServiceUnavailable, Text: "it does not answer"} })
+	if code, stdout, stderr := d.ctl("top"); code != exitOK || stderr != "" || !strings.HasSuffix(stdout, "\n\nit does not answer\n") {
+		t.Errorf("exit code %d, stdout %q, stderr %q", code, stdout, stderr)
 	}
 	for line := range strings.Lines(stdout) {
 		if line = strings.TrimSuffix(line, "\n"); plain(line) != line || utf8.RuneCountInString(line) > aTerminal {

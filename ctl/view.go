@@ -15,9 +15,16 @@ const busiest = 100
 // view returns what is to be seen: all VMs, and the busiest connections below. rates
 // are nil in the first picture.
 func (p *picture) view(rates map[key]counts) []string {
-	title := fmt.Sprintf("%s  %d VMs  %d connections", p.at.Format("15:04:05"), len(p.vms), len(p.connections))
-	lines := append([]string{title, ""}, p.viewVMs(rates)...)
-	return append(append(lines, ""), p.viewConnections(rates)...)
+	connections := int64(0)
+	for _, vm := range p.vms {
+		connections += vm.Connections
+	}
+	title := fmt.Sprintf("%s  %d VMs  %d connections", p.at.Format("15:04:05"), len(p.vms), connections)
+	lines := slices.Concat([]string{title, ""}, p.viewVMs(rates), []string{""})
+	if p.untold != nil {
+		return append(lines, plain(p.untold.Error()))
+	}
+	return append(lines, p.viewConnections(rates)...)
 }
 
 // viewVMs has what flows each second in sizes and packets, and in how much of that

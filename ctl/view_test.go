@@ -1,6 +1,8 @@
 package ctl
 
 import (
+	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -20,7 +22,7 @@ func twoPictures() (before, after *picture) {
 	before = &picture{
 		at: noon,
 		vms: []control.VM{
-			{Name: "web", State: control.Running, UptimeSeconds: 100, TxBytes: 7 * mib, RxBytes: 900, TxPackets: 1000, RxPackets: 50, StalledSeconds: stalls(10, 20, 30)},
+			{Name: "web", State: control.Running, UptimeSeconds: 100, Connections: 2, TxBytes: 7 * mib, RxBytes: 900, TxPackets: 1000, RxPackets: 50, StalledSeconds: stalls(10, 20, 30)},
 			{Name: "db", State: control.Running, UptimeSeconds: 100, TxBytes: 999, StalledSeconds: stalls(1, 1, 1)},
 			{Name: "old", State: control.Running, UptimeSeconds: 100, TxBytes: 1},
 		},
@@ -32,7 +34,7 @@ func twoPictures() (before, after *picture) {
 	after = &picture{
 		at: noon.Add(2 * time.Second),
 		vms: []control.VM{
-			{Name: "web", State: control.Running, UptimeSeconds: 102, Connections: 4, BufferedBytes: 65536, TxBytes: 27 * mib, RxBytes: 1300, TxPackets: 2001, RxPackets: 54, StalledSeconds: stalls(11, 20.01, 32)},
+			{Name: "web", State: control.Running, UptimeSeconds: 102, Connections: 5, BufferedBytes: 65536, TxBytes: 27 * mib, RxBytes: 1300, TxPackets: 2001, RxPackets: 54, StalledSeconds: stalls(11, 20.01, 32)},
 			{Name: "db", State: control.Waiting, UptimeSeconds: 0.5, TxBytes: 2000, StalledSeconds: stalls(0.5, 0, 0)},
 			{Name: "new", State: control.Connected, UptimeSeconds: 1, RxBytes: 4096},
 		},
@@ -51,7 +53,7 @@ const theView = `
 12:00:02  3 VMs  5 connections
 
 NAME  STATE      CONNS  BUFFER    TX/s    RX/s  TX PKT/s  RX PKT/s  CREDIT%  BUFFERS%  HOST%
-web   running        4   64KiB   10MiB    200B       500         2       50         1    100
+web   running        5   64KiB   10MiB    200B       500         2       50         1    100
 db    waiting        0      0B  1.0KiB      0B         0         0       25         0      0
 new   connected      0      0B      0B  2.0KiB         0         0        -         -      -
 
@@ -67,7 +69,7 @@ const theFirstView = `
 12:00:00  3 VMs  2 connections
 
 NAME  STATE    CONNS  BUFFER    TX/s    RX/s  TX PKT/s  RX PKT/s  CREDIT%  BUFFERS%  HOST%
-web   running      0      0B       -       -         -         -        -         -      -
+web   running      2      0B       -       -         -         -        -         -      -
 db    running      0      0B       -       -         -         -        -         -      -
 old   running      0      0B       -       -         -         -        -         -      -
 
@@ -85,4 +87,14 @@ func TestView(t *testing.T) {
 func TestFirstView(t *testing.T) {
 	before, _ := twoPictures()
 	checkText(t, strings.Join(before.view(before.ratesSince(nil)), "\n")+"\n", theFirstView)
+}
+
+// A daemon that cannot tell of connections tells of VMs.
+func TestViewWithoutConnections(t *testing.T) {
+	before, after := twoPictures()
+	after.connections, after.untold = nil, errors.New("VM \"web\x1b[2J\": it does not answer")
+	lines := after.view(after.ratesSince(before))
+	if last := lines[len(lines)-1]; last != `VM "web\x1b[2J": it does not answer` || !slices.ContainsFunc(lines, isWeb) {
+		t.Errorf("it shows:\n%s", strings.Join(lines, "\n"))
+	}
 }
