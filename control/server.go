@@ -1,6 +1,8 @@
 package control
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -31,8 +33,9 @@ type Program interface {
 	// Remove ends a VM and returns when it is gone.
 	Remove(vm string) error
 	// Drain has a VM take no new connections and ends it with the last one, or when
-	// the limit has passed, if it is not 0. It returns when the VM is gone.
-	Drain(vm string, limit time.Duration) (DrainResult, error)
+	// the limit has passed, if it is not 0. It returns when the VM is gone, or when ctx
+	// ends; the drain goes on then.
+	Drain(ctx context.Context, vm string, limit time.Duration) (DrainResult, error)
 	// LogLevel returns the least important level that is logged.
 	LogLevel() string
 	SetLogLevel(level string) error
@@ -42,11 +45,14 @@ type Program interface {
 func Handler(p Program) http.Handler {
 	s := &server{program: p, drains: make(chan struct{}, maxDrains)}
 	mux := http.NewServeMux()
-	handle := func(pattern string, answer func(*http.Request) (any, error)) {
+	handle := func(pattern string, call func(r *http.Request, body []byte) (any, error)) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-			r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-			body, err := answer(r)
-			reply(w, r, body, err)
+			body, err := takeBody(w, r)
+			var answer any
+			if err == nil {
+				answer, err = call(r, body)
+			}
+			reply(w, answer, err)
 		})
 	}
 	handle("GET /v1/vms", s.listVMs)
@@ -58,7 +64,7 @@ func Handler(p Program) http.Handler {
 	handle("GET /v1/connections", s.listConnections)
 	handle("GET /v1/log-level", s.showLogLevel)
 	handle("PUT /v1/log-level", s.setLogLevel)
-	handle("/", func(r *http.Request) (any, error) {
+	handle("/", func(r *http.Request, _ []byte) (any, error) {
 		return nil, &Error{http.StatusNotFound, fmt.Sprintf("%s %s: no such call; the manual lists them", r.Method, r.URL.Path)}
 	})
 	return mux
@@ -73,8 +79,20 @@ type server struct {
 // created is an answer with status 201.
 type created struct{ VM }
 
+// takeBody reads the body.
+func takeBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if _, large := errors.AsType[*http.MaxBytesError](err); large {
+		return nil, badRequest("body: larger than %d bytes", maxBody)
+	}
+	if err != nil {
+		return nil, badRequest("body: %w", err)
+	}
+	return body, nil
+}
+
 // reply writes what came of a request.
-func reply(w http.ResponseWriter, r *http.Request, body any, err error) {
+func reply(w http.ResponseWriter, body any, err error) {
 	status := http.StatusOK
 	switch body.(type) {
 	case created:
@@ -103,7 +121,7 @@ func reply(w http.ResponseWriter, r *http.Request, body any, err error) {
 // writeLimit bounds the writing of an answer.
 const writeLimit = 10 * time.Second
 
-func (s *server) listVMs(*http.Request) (any, error) {
+func (s *server) listVMs(*http.Request, []byte) (any, error) {
 	vms := s.program.VMs()
 	if vms == nil {
 		vms = []VM{} // an empty list, not null
@@ -111,7 +129,7 @@ func (s *server) listVMs(*http.Request) (any, error) {
 	return vmList{vms}, nil
 }
 
-func (s *server) showVM(r *http.Request) (any, error) {
+func (s *server) showVM(r *http.Request, _ []byte) (any, error) {
 	name := r.PathValue("name")
 	for _, vm := range s.program.VMs() {
 		if vm.Name == name {
@@ -126,7 +144,7 @@ func NoSuchVM(name string) error {
 	return &Error{http.StatusNotFound, fmt.Sprintf("VM %q: there is none of this name", name)}
 }
 
-func (s *server) listConnections(r *http.Request) (any, error) {
+func (s *server) listConnections(r *http.Request, _ []byte) (any, error) {
 	connections, err := s.program.Connections(r.PathValue("name"))
 	if connections == nil {
 		connections = []Connection{}
@@ -134,22 +152,22 @@ func (s *server) listConnections(r *http.Request) (any, error) {
 	return connectionList{connections}, err
 }
 
-func (s *server) addVM(r *http.Request) (any, error) {
+func (s *server) addVM(_ *http.Request, body []byte) (any, error) {
 	var keys Keys
-	if err := readBody(r, &keys); err != nil {
+	if err := readBody(body, &keys); err != nil {
 		return nil, err
 	}
 	vm, err := s.program.Add(keys)
 	return created{vm}, err
 }
 
-func (s *server) removeVM(r *http.Request) (any, error) {
+func (s *server) removeVM(r *http.Request, _ []byte) (any, error) {
 	return nil, s.program.Remove(r.PathValue("name"))
 }
 
-func (s *server) drainVM(r *http.Request) (any, error) {
+func (s *server) drainVM(r *http.Request, body []byte) (any, error) {
 	var asked drainRequest
-	if err := readBody(r, &asked); err != nil && err != errNoBody {
+	if err := readBody(body, &asked); err != nil && err != errNoBody {
 		return nil, err
 	}
 	limit, err := parseTimeout(asked.Timeout)
@@ -162,7 +180,7 @@ func (s *server) drainVM(r *http.Request) (any, error) {
 	default:
 		return nil, &Error{http.StatusServiceUnavailable, fmt.Sprintf("%d clients wait for drains already; try again when one has ended", maxDrains)}
 	}
-	return s.program.Drain(r.PathValue("name"), limit)
+	return s.program.Drain(r.Context(), r.PathValue("name"), limit)
 }
 
 // parseTimeout reads how long a drain may take; 0: as long as it will.
@@ -177,46 +195,41 @@ func parseTimeout(text string) (time.Duration, error) {
 	return limit, nil
 }
 
-func (s *server) showLogLevel(*http.Request) (any, error) {
+func (s *server) showLogLevel(*http.Request, []byte) (any, error) {
 	return logLevel{s.program.LogLevel()}, nil
 }
 
-func (s *server) setLogLevel(r *http.Request) (any, error) {
+func (s *server) setLogLevel(r *http.Request, body []byte) (any, error) {
 	var asked logLevel
-	if err := readBody(r, &asked); err != nil {
+	if err := readBody(body, &asked); err != nil {
 		return nil, err
 	}
 	if err := s.program.SetLogLevel(asked.Level); err != nil {
 		return nil, err
 	}
-	return s.showLogLevel(r)
+	return s.showLogLevel(r, nil)
 }
 
 // errNoBody is an empty body.
 var errNoBody = badRequest("body: empty; give a JSON object")
 
 // readBody reads one JSON value that has no keys but those of v.
-func readBody(r *http.Request, v any) error {
-	d := json.NewDecoder(r.Body)
+func readBody(body []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(body))
 	d.DisallowUnknownFields()
-	err := d.Decode(v)
-	if err == nil {
-		if _, err = d.Token(); err == nil {
-			return badRequest("body: more than one JSON value; give one")
-		}
-	} else if err == io.EOF {
+	switch err := d.Decode(v); {
+	case err == io.EOF:
 		return errNoBody
+	case err != nil:
+		if key, unknown := strings.CutPrefix(err.Error(), "json: unknown field "); unknown {
+			return badRequest("body: %s: no such key; drop it", key)
+		}
+		return badRequest("body: not what is asked for: %w", err)
 	}
-	if _, large := errors.AsType[*http.MaxBytesError](err); large {
-		return badRequest("body: larger than %d bytes", maxBody)
+	if _, err := d.Token(); err != io.EOF {
+		return badRequest("body: more than one JSON value; give one")
 	}
-	if err == io.EOF {
-		return nil
-	}
-	if key, unknown := strings.CutPrefix(err.Error(), "json: unknown field "); unknown {
-		return badRequest("body: %s: no such key; drop it", key)
-	}
-	return badRequest("body: not what is asked for: %w", err)
+	return nil
 }
 
 // badRequest is the error about what a client sent.

@@ -2,6 +2,7 @@ package ctl
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"net"
 	"net/http"
@@ -118,7 +119,7 @@ func (d *testDaemon) Remove(vm string) error {
 	return d.note("remove " + vm)
 }
 
-func (d *testDaemon) Drain(vm string, limit time.Duration) (control.DrainResult, error) {
+func (d *testDaemon) Drain(_ context.Context, vm string, limit time.Duration) (control.DrainResult, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return control.DrainResult{ConnectionsCut: d.cut}, d.note("drain " + vm + " within " + limit.String())

@@ -50,6 +50,31 @@ func (f *fleet) named(name string) *vm {
 	return nil
 }
 
+// drained is what came of a drain.
+type drained struct {
+	cut int64 // connections that there were at the end
+	err error
+}
+
+// drain dismisses a VM that takes no new connections from now on, when the last one is
+// over or, unless it is 0, when limit has passed; it tells by the channel. It is safe
+// for concurrent use, also several times for one VM.
+func (f *fleet) drain(v *vm, limit time.Duration) (<-chan drained, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closing {
+		return nil, errClosing
+	}
+	v.log.WithField("timeout", limit.String()).Info("VM is drained by the control interface")
+	ended := make(chan drained, 1)
+	f.watchers.Go(func() {
+		v.drain(limit)
+		cut, err := f.dismiss(v)
+		ended <- drained{cut, err}
+	})
+	return ended, nil
+}
+
 // drain has the VM take no new connections, and returns when the last one is over,
 // when limit has passed, unless it is 0, or when the VM has ended otherwise. It is
 // safe for concurrent use, also several times.

@@ -27,7 +27,7 @@ type fleet struct {
 
 	over     chan struct{}  // closed when the last VM has ended by itself
 	isOver   func()         // closes over
-	watchers sync.WaitGroup // one for each VM that was started
+	watchers sync.WaitGroup // one for each VM that was started, and for each drain
 
 	changing sync.Mutex // held by who changes the fleet
 

@@ -91,15 +91,21 @@ func (o operator) Remove(name string) error {
 }
 
 // Drain is part of control.Program.
-func (o operator) Drain(name string, limit time.Duration) (control.DrainResult, error) {
+func (o operator) Drain(ctx context.Context, name string, limit time.Duration) (control.DrainResult, error) {
 	v := o.fleet.named(name)
 	if v == nil {
 		return control.DrainResult{}, control.NoSuchVM(name)
 	}
-	v.log.WithField("timeout", limit.String()).Info("VM is drained by the control interface")
-	v.drain(limit)
-	cut, err := o.fleet.dismiss(v)
-	return control.DrainResult{ConnectionsCut: cut}, refused(err)
+	ended, err := o.fleet.drain(v, limit)
+	if err != nil {
+		return control.DrainResult{}, refused(err)
+	}
+	select {
+	case end := <-ended:
+		return control.DrainResult{ConnectionsCut: end.cut}, refused(end.err)
+	case <-ctx.Done():
+		return control.DrainResult{}, ctx.Err()
+	}
 }
 
 // LogLevel is part of control.Program.

@@ -358,6 +358,30 @@ func TestControlDrainsOnlySoLong(t *testing.T) {
 	p.stop(t, unix.SIGTERM)
 }
 
+// A drain goes on when the client that asked for it has gone.
+func TestControlDrainsWithoutItsClient(t *testing.T) {
+	inTempDir(t)
+	p := startControlledFleet(t)
+	g := startGuestOf(t, "a", 3, 9)
+	program := g.connect(t, listenAt(t, "ua_9"))
+	asked := dial(t, "c")
+	if _, err := fmt.Fprint(asked, "POST /v1/vms/a/drain HTTP/1.1\r\nHost: c\r\nContent-Length: 0\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, func() bool { return p.show(t, "a").State == control.Draining })
+	asked.Close()
+	g.mustCarry(t, program, []byte("still here"))
+	program.Close()
+	g.expect(t, csm.OpShutdown)
+	g.send(csm.OpRST, nil)
+	waitFor(t, func() bool {
+		_, err := p.client.VM(t.Context(), "a")
+		return err != nil
+	})
+	p.expectNames(t, "b")
+	p.stop(t, unix.SIGTERM)
+}
+
 // A drain ends with the program, with the VM, or with nothing to wait for.
 func TestControlDrainEndsOtherwise(t *testing.T) {
 	inTempDir(t)
