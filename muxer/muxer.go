@@ -124,6 +124,7 @@ type Muxer struct {
 	txStall   stall
 	txFaulted bool // guest memory went away in the middle of serveTx
 	txHold    moderation
+	rxLeft    int // packets that this turn of the rx ring may still send
 	rxUnfit   int // unfit receive buffers that may still be given back this turn
 	rxStall   bool
 

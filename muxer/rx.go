@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	// rxPacketBudget and rxByteBudget bound one turn of the rx ring.
+	// rxPacketBudget and rxByteBudget bound one turn of the rx ring; see rxTurn.
 	rxPacketBudget = 256
 	rxByteBudget   = 512 << 10
 	// rxBatchChains bounds how many receive buffers one read fills.
@@ -44,9 +44,9 @@ type rxSlot struct {
 // serveRx sends what is due to the guest, a bounded amount, each connection in
 // its turn, and reports whether more can be sent at once.
 func (m *Muxer) serveRx() (more bool) {
-	packets, bytes := rxPacketBudget, rxByteBudget
-	m.rxUnfit = m.rx.Size()
-	for packets > 0 && bytes > 0 && m.rxUnfit > 0 {
+	bytes := rxByteBudget
+	m.rxLeft, m.rxUnfit = m.rxTurn(), m.rx.Size()
+	for m.rxLeft > 0 && bytes > 0 && m.rxUnfit > 0 {
 		if m.ready.Len() == 0 {
 			if m.ready.Synced() {
 				return false
@@ -59,10 +59,23 @@ func (m *Muxer) serveRx() (more bool) {
 		}
 		item, _ := m.ready.Pop()
 		p, b := m.serve(item)
-		packets -= max(p, 1)
+		m.rxLeft -= max(p, 1)
 		bytes -= b
 	}
 	return true
+}
+
+// rxTurn returns how many packets one turn sends: the driver is interrupted at its end,
+// and is to take them and post their buffers again while the next turn goes on. Linux
+// posts none before half of the ring is taken. Where connections share the ring, smaller
+// pieces keep it moving: with 16 of them an eighth carries two fifths more bytes than
+// half, and a sixteenth fewer again.
+func (m *Muxer) rxTurn() int {
+	share := 2
+	if m.ready.Len() > 1 {
+		share = 8
+	}
+	return min(rxPacketBudget, m.rx.Size()/share+1)
 }
 
 // awaitBuffers asks for a kick when the driver adds receive buffers, and reports

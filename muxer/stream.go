@@ -129,7 +129,7 @@ func (s *stream) release() int {
 	return s.out.Release(&s.c.m.pool)
 }
 
-// pump fills as many receive buffers as the credit allows by one read.
+// pump fills as many receive buffers as the credit and the turn allow by one read.
 func (s *stream) pump() (packets, bytes int) {
 	c, m := s.c, s.c.m
 	space, slots := c.RxSpace()
@@ -137,7 +137,7 @@ func (s *stream) pump() (packets, bytes int) {
 		s.stallOrEnd()
 		return 0, 0
 	}
-	room := m.reserve(min(space, s.readHint), slots)
+	room := m.reserve(min(space, s.readHint), min(slots, m.rxLeft))
 	if room == 0 {
 		m.schedule(c)
 		return 0, 0

@@ -14,6 +14,8 @@ const (
 	// txPacketBudget and txByteBudget bound one turn of the tx ring.
 	txPacketBudget = 256
 	txByteBudget   = 512 << 10
+	// txFewPackets is how many packets may be all that the guest's credit allows.
+	txFewPackets = 8
 	// txBatchChains and txBatchRanges bound what one write carries; the kernel
 	// takes 1024 ranges at once.
 	txBatchChains = txPacketBudget
@@ -50,7 +52,7 @@ func (m *Muxer) serveTx(last bool) (more bool) {
 }
 
 func (m *Muxer) takeTx(last bool) (more bool) {
-	packets, bytes := txPacketBudget, txByteBudget
+	packets, bytes := txPacketBudget, m.txTurn()
 	if last {
 		packets, bytes = m.tx.Pending(), math.MaxInt
 	}
@@ -81,6 +83,16 @@ func (m *Muxer) takeTx(last bool) (more bool) {
 		bytes -= int(chain.ReadBytes)
 		m.takeChain(&chain)
 	}
+}
+
+// txTurn returns how many bytes one turn takes, more or less. A guest that sends large
+// packets by one connection has little in the ring, its credit allows no more; so half
+// of that is taken and told, and the guest sends on while the rest is written.
+func (m *Muxer) txTurn() int {
+	if m.tx.PendingUpTo(txFewPackets+1) <= txFewPackets {
+		return window / 2
+	}
+	return txByteBudget
 }
 
 // waitTx reports whether the tx ring has to wait, and counts when it begins to.

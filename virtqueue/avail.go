@@ -54,14 +54,18 @@ func (q *Queue) Empty() bool {
 
 // Pending returns how many chains the driver has published that were not popped.
 // A packed ring has to be searched for them: Empty is faster.
-func (q *Queue) Pending() int {
+func (q *Queue) Pending() int { return q.PendingUpTo(q.cfg.Size) }
+
+// PendingUpTo is Pending that counts no further than limit, since a packed ring has to
+// be searched.
+func (q *Queue) PendingUpTo(limit int) int {
 	if q.cfg.Packed {
-		return q.pendingPacked()
+		return q.pendingPacked(limit)
 	}
 	if !q.refresh() {
 		return 0
 	}
-	return int(q.availIdx - q.nextAvail)
+	return min(int(q.availIdx-q.nextAvail), limit)
 }
 
 // refresh reads avail.idx of a split ring and reports whether there is an entry to

@@ -199,6 +199,9 @@ func TestPackedAgainstModel(t *testing.T) {
 						taken++
 					}
 				}
+				if got, want := r.q.PendingUpTo(3), min(3, int(sent-popped)); got != want {
+					t.Fatalf("%d pending up to 3, want %d", got, want)
+				}
 				if got, want := r.q.Pending(), int(sent-popped); got != want {
 					t.Fatalf("%d pending, want %d", got, want)
 				}

@@ -45,9 +45,9 @@ func (q *Queue) unpopPacked(n int) {
 	}
 }
 
-// pendingPacked is Pending for a packed ring, which has no index to ask: it
+// pendingPacked is PendingUpTo for a packed ring, which has no index to ask: it
 // looks at every descriptor. A chain that is cut off counts: it breaks the ring.
-func (q *Queue) pendingPacked() (chains int) {
+func (q *Queue) pendingPacked(limit int) (chains int) {
 	if q.stopped() {
 		return 0
 	}
@@ -59,6 +59,9 @@ func (q *Queue) pendingPacked() (chains int) {
 			break
 		}
 		if !within {
+			if chains == limit {
+				break
+			}
 			chains++
 		}
 		within = d.flags&flagNext != 0

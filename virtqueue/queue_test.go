@@ -72,6 +72,9 @@ func fillAndEmpty(t *testing.T, o virtqueuetest.Options) {
 			r.ring.Add(seg)
 		}
 		r.ring.Publish()
+		if got := r.q.PendingUpTo(3); got != min(size, 3) {
+			t.Fatalf("size %d: %d pending up to 3", size, got)
+		}
 		if got := r.q.Pending(); got != size || r.q.Empty() {
 			t.Fatalf("size %d: %d pending", size, got)
 		}
