@@ -2,10 +2,7 @@ package muxer_test
 
 import (
 	"encoding/binary"
-	"net"
 	"testing"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/csm"
 	"github.com/vhost-user-vsock/vhost-user-vsock/muxer"
@@ -217,13 +214,7 @@ func TestRequestsAroundAChange(t *testing.T) {
 	v := newVM(t, options{events: true})
 	d := v.driver
 	p := v.listen(52)
-	full := listenFd(t, v.portPath(53), 0)
-	defer unix.Close(full)
-	first, err := net.Dial("unix", v.portPath(53)) // a backlog of 0 takes one
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer first.Close()
+	full := v.fullBacklog(53)
 	d.Send(d.Header(1001, 53, csm.OpRequest), nil)
 	v.eventually("the dial waits", func() bool { return v.stats.Dials.Load() == 1 })
 	client := v.client("CONNECT 1234\n") // its REQUEST is in the ring, unread

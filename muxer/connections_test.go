@@ -1,11 +1,8 @@
 package muxer_test
 
 import (
-	"net"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/csm"
 	"github.com/vhost-user-vsock/vhost-user-vsock/muxer"
@@ -113,13 +110,7 @@ func TestConnectionsTellWhatTheyWaitFor(t *testing.T) {
 	d.Send(d.Header(60, asked.SrcPort, csm.OpRST), nil)
 	v.waiting(60, muxer.WaitListener)
 
-	full := listenFd(t, v.portPath(53), 0)
-	defer unix.Close(full)
-	first, err := net.Dial("unix", v.portPath(53)) // a backlog of 0 takes one
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer first.Close()
+	v.fullBacklog(53)
 	d.Send(d.Header(1001, 53, csm.OpRequest), nil)
 	v.waiting(1001, muxer.WaitHostBacklog)
 

@@ -1,11 +1,8 @@
 package muxer_test
 
 import (
-	"net"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/csm"
 	"github.com/vhost-user-vsock/vhost-user-vsock/muxer"
@@ -83,13 +80,7 @@ func TestDrainLetsGoWhoWaits(t *testing.T) {
 	asked := d.Expect(csm.OpRequest)
 	held := v.client("CONNECT 60\n")
 	v.waits(2)
-	full := listenFd(t, v.portPath(53), 0)
-	defer unix.Close(full)
-	first, err := net.Dial("unix", v.portPath(53)) // a backlog of 0 takes one
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer first.Close()
+	v.fullBacklog(53)
 	d.Send(d.Header(1000, 53, csm.OpRequest), nil)
 	v.eventually("a dial", func() bool { return v.stats.Dials.Load() == 1 })
 

@@ -292,6 +292,21 @@ func listenFd(t testing.TB, path string, backlog int) int {
 	return listenTypeFd(t, unix.SOCK_STREAM, path, backlog)
 }
 
+// fullBacklog has a host program listen on a port, and returns its socket, whose
+// backlog is full.
+func (v *vm) fullBacklog(port uint32) (fd int) {
+	v.t.Helper()
+	path := v.portPath(port)
+	fd = listenFd(v.t, path, 0)
+	v.t.Cleanup(func() { unix.Close(fd) })
+	first, err := net.Dial("unix", path) // a backlog of 0 takes one
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	v.t.Cleanup(func() { first.Close() })
+	return fd
+}
+
 func listenTypeFd(t testing.TB, typ int, path string, backlog int) int {
 	t.Helper()
 	os.Remove(path) // left by an earlier listener of the test
