@@ -94,7 +94,7 @@ func (c *conn) waitsFor() Wait {
 		return WaitGuestCredit
 	case due && !m.running() || c.State() == csm.Accepting:
 		return WaitDriver
-	case due && m.rxStall:
+	case due && m.rxWait.runs:
 		return WaitRxBuffers
 	case c.State() == csm.Closing || c.asked && c.State() == csm.Connecting:
 		return WaitGuestAnswer

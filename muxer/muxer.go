@@ -126,7 +126,6 @@ type Muxer struct {
 	txHold    moderation
 	rxLeft    int // packets that this turn of the rx ring may still send
 	rxUnfit   int // unfit receive buffers that may still be given back this turn
-	rxStall   bool
 
 	// For how long rings have waited; see stall.go.
 	rxWait, replyWait, bufferWait span

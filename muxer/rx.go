@@ -84,7 +84,7 @@ func (m *Muxer) awaitBuffers() bool {
 	if m.rx.ArmKick() {
 		return true
 	}
-	if !m.rxStall && m.rxAwaited() {
+	if !m.rxWait.runs && m.rxAwaited() {
 		m.setRxStall(true)
 		m.stats.RxRingStalls.Inc()
 	}

@@ -63,10 +63,7 @@ func (c *conn) endStalls() {
 func (m *Muxer) rxTime() time.Duration { return m.rxWait.read(m.loop.Now()) }
 
 // setRxStall notes whether anything waits for a receive buffer.
-func (m *Muxer) setRxStall(stalled bool) {
-	m.rxStall = stalled
-	m.time(&m.rxWait, &m.stats.RxRingStalled, stalled)
-}
+func (m *Muxer) setRxStall(stalled bool) { m.time(&m.rxWait, &m.stats.RxRingStalled, stalled) }
 
 // awaitTurn notes that a connection has something for the guest.
 func (m *Muxer) awaitTurn(c *conn) {
@@ -83,7 +80,7 @@ func (m *Muxer) leaveTurn(c *conn) {
 		return
 	}
 	c.stalls.turn.stop(m.rxTime())
-	if m.inTurn--; m.rxStall && !m.rxAwaited() {
+	if m.inTurn--; m.rxWait.runs && !m.rxAwaited() {
 		m.setRxStall(false)
 	}
 }
