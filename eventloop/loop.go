@@ -33,6 +33,12 @@ type Worker interface {
 	// Work does a bounded piece of work. While there is more the loop looks
 	// for events without sleeping.
 	Work() (more bool)
+	// Rest is called before the loop sleeps: of whatever comes from now on an event
+	// must tell. It reports whether something has come already.
+	Rest() (more bool)
+	// Look reports, while the loop polls instead of sleeping, whether something has
+	// come of which no event tells.
+	Look() (more bool)
 	// Deadline says when Expire must run next, by the clock of Loop.Now.
 	Deadline() (at time.Duration, ok bool)
 	// Expire runs when the deadline has come.
@@ -162,5 +168,7 @@ func (l *Loop) wait(timeout int) (int, error) {
 type idle struct{}
 
 func (idle) Work() bool                      { return false }
+func (idle) Rest() bool                      { return false }
+func (idle) Look() bool                      { return false }
 func (idle) Deadline() (time.Duration, bool) { return 0, false }
 func (idle) Expire(time.Duration)            {}

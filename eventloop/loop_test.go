@@ -58,11 +58,17 @@ func (h handler) HandleEvents(events uint32) { h(events) }
 // worker is a Worker made of functions; those that are nil do nothing.
 type worker struct {
 	work     func() bool
+	rest     func() bool
+	look     func() bool
 	deadline func() (time.Duration, bool)
 	expire   func(time.Duration)
 }
 
 func (w *worker) Work() bool { return w.work != nil && w.work() }
+
+func (w *worker) Rest() bool { return w.rest != nil && w.rest() }
+
+func (w *worker) Look() bool { return w.look != nil && w.look() }
 
 func (w *worker) Deadline() (time.Duration, bool) {
 	if w.deadline == nil {

@@ -15,23 +15,26 @@ type polling struct {
 func (l *Loop) SetPoll(limit time.Duration) { l.polling.limit = limit }
 
 // await is wait for a loop that may sleep: it returns how many entries of l.ready
-// are filled in once there are some or the worker's deadline has come.
+// are filled in once there are some, the worker has more to do or its deadline has come.
 func (l *Loop) await() (int, error) {
 	p := &l.polling
 	began := l.clock()
 	l.turns.Observe(began - l.now)
-	if p.limit == 0 {
-		return l.sleep(began)
-	}
 	now := began
 	for p.worth {
+		if l.worker.Look() {
+			return 0, nil
+		}
 		if n, err := l.wait(0); n > 0 || err != nil {
 			return n, err
 		}
 		now = l.clock()
 		p.worth = now-began < p.limit
 	}
+	if l.worker.Rest() {
+		return 0, nil
+	}
 	n, err := l.sleep(now)
-	p.worth = n > 0 && l.clock()-began < p.limit
+	p.worth = p.limit > 0 && n > 0 && l.clock()-began < p.limit
 	return n, err
 }

@@ -1,6 +1,7 @@
 package eventloop_test
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -59,5 +60,71 @@ func TestLoopPollsWhileEventsComeSoon(t *testing.T) {
 	signal(t, fd)
 	if err := loop.Run(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Before it sleeps the loop lets the worker rest, and works on when that finds something.
+func TestLoopRestsBeforeItSleeps(t *testing.T) {
+	loop := newLoop(t)
+	fd := eventfd(t)
+	var order []string
+	loop.Add(fd, unix.EPOLLIN, handler(func(uint32) {
+		order = append(order, "event")
+		loop.Stop()
+	}))
+	loop.SetWorker(&worker{
+		work: func() bool {
+			order = append(order, "work")
+			return len(order) == 1
+		},
+		rest: func() bool {
+			order = append(order, "rest")
+			if len(order) == 3 {
+				return true
+			}
+			signal(t, fd)
+			return false
+		},
+		look: func() bool { t.Error("it looks"); return false },
+	})
+	if err := loop.Run(); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"work", "work", "rest", "work", "rest", "event"}
+	if !slices.Equal(order[:len(want)], want) {
+		t.Errorf("%v, want %v", order, want)
+	}
+}
+
+// A loop that polls lets the worker look instead, until it has polled for long enough.
+func TestLoopLooksWhileItPolls(t *testing.T) {
+	var now time.Duration
+	loop, err := eventloop.New(func() time.Duration { now += time.Microsecond; return now })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer loop.Close()
+	loop.SetPoll(50 * time.Microsecond)
+	fd := eventfd(t)
+	loop.Add(fd, unix.EPOLLIN, handler(func(uint32) { unix.Read(fd, make([]byte, 8)) }))
+	var works, looks, rests int
+	loop.SetWorker(&worker{
+		work: func() bool { works++; return false },
+		look: func() bool { looks++; return looks <= 3 },
+		rest: func() bool {
+			if rests++; rests == 1 {
+				signal(t, fd) // it wakes at once, so it is worth to look from now on
+			} else {
+				loop.Stop()
+			}
+			return false
+		},
+	})
+	if err := loop.Run(); err != nil {
+		t.Fatal(err)
+	}
+	// Once at the start, for the event, and for each look that found something.
+	if works < 5 || looks < 30 || rests != 2 {
+		t.Errorf("worked %d times, looked %d, rested %d", works, looks, rests)
 	}
 }

@@ -120,7 +120,7 @@ type Muxer struct {
 	streams    listener // of host programs that connect for bytes
 	seqpackets listener // and of those that connect for messages
 
-	txWaits   bool // entries may be in the tx ring that were not taken
+	txWaits   bool // no kick tells of what is in the tx ring
 	txStall   stall
 	txFaulted bool // guest memory went away in the middle of serveTx
 	txHold    moderation

@@ -68,12 +68,12 @@ func (m *Muxer) serveRx() (more bool) {
 // rxTurn returns how many packets one turn sends: the driver is interrupted at its end,
 // and is to take them and post their buffers again while the next turn goes on. Linux
 // posts none before half of the ring is taken. Where connections share the ring, smaller
-// pieces keep it moving: with 16 of them an eighth carries two fifths more bytes than
-// half, and a sixteenth fewer again.
+// pieces keep it moving: with 16 of them a quarter carries a fifth more bytes than half,
+// and an eighth fewer again.
 func (m *Muxer) rxTurn() int {
 	share := 2
 	if m.ready.Len() > 1 {
-		share = 8
+		share = 4
 	}
 	return min(rxPacketBudget, m.rx.Size()/share+1)
 }

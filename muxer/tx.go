@@ -71,10 +71,8 @@ func (m *Muxer) takeTx(last bool) (more bool) {
 		}
 		chain, ok := m.tx.Pop(&m.txBufs)
 		if !ok {
-			m.flushBatch()
-			if !m.tx.ArmKick() {
-				m.txWaits = false
-				m.dropFormer()
+			m.flushBatch() // meanwhile the driver may have gone on
+			if m.tx.Empty() {
 				return false
 			}
 			continue
@@ -84,6 +82,27 @@ func (m *Muxer) takeTx(last bool) (more bool) {
 		m.takeChain(&chain)
 	}
 }
+
+// Rest asks for a kick when the driver adds to the tx ring, which is not asked for
+// before: a loop that is busy, with the rx ring or by polling, takes what is there each
+// turn, and a kick would cost the driver and the loop more than that.
+func (m *Muxer) Rest() (more bool) {
+	if !m.looksAtTx() {
+		return false
+	}
+	if m.tx.ArmKick() {
+		return true
+	}
+	m.txWaits = false
+	m.dropFormer()
+	return false
+}
+
+// Look reports whether the driver has added to the tx ring since Work.
+func (m *Muxer) Look() (more bool) { return m.looksAtTx() && !m.tx.Empty() }
+
+// looksAtTx reports whether packets are taken off the tx ring without a kick.
+func (m *Muxer) looksAtTx() bool { return m.running() && m.txWaits && m.txStall == stallNone }
 
 // txTurn returns how many bytes one turn takes, more or less. A guest that sends large
 // packets by one connection has little in the ring, its credit allows no more; so half

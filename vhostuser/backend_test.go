@@ -280,6 +280,8 @@ func (d *device) quiet(what string) {
 }
 
 func (d *device) Work() bool                      { return false }
+func (d *device) Rest() bool                      { return false }
+func (d *device) Look() bool                      { return false }
 func (d *device) Deadline() (time.Duration, bool) { return d.deadline, d.deadline > 0 }
 
 func (d *device) Expire(now time.Duration) {

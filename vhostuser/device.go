@@ -60,9 +60,11 @@ type Device interface {
 	// p remains the caller's. No queue runs.
 	LoadState(p []byte) error
 
-	// Work, Deadline and Expire are the device's part of the loop's turn; they
+	// Work and those that follow are the device's part of the loop's turn; they
 	// run with and without a session. See eventloop.Worker.
 	Work() (more bool)
+	Rest() (more bool)
+	Look() (more bool)
 	Deadline() (at time.Duration, ok bool)
 	Expire(now time.Duration)
 }

@@ -15,6 +15,24 @@ func (s *Server) Work() (more bool) {
 	return more
 }
 
+// Rest lets the device rest.
+func (s *Server) Rest() (more bool) {
+	s.run(func() error {
+		more = s.device.Rest()
+		return nil
+	})
+	return more
+}
+
+// Look lets the device look.
+func (s *Server) Look() (more bool) {
+	s.run(func() error {
+		more = s.device.Look()
+		return nil
+	})
+	return more
+}
+
 // Deadline returns the earliest of the device's and the server's own.
 func (s *Server) Deadline() (at time.Duration, ok bool) {
 	at, ok = s.device.Deadline()

@@ -199,9 +199,18 @@ func (m *machine) sessionEnded(err error) {
 	}
 }
 
-// Work lets the device work, and then goes on with the program.
+// Look is never called: this loop does not poll.
+func (m *machine) Look() (more bool) { panic("a loop that does not poll looks") }
+
+// Rest is never called either: there is more until the program has ended.
+func (m *machine) Rest() (more bool) { panic("a loop that has more to do rests") }
+
+// Work lets the device work, and rest as a loop would that goes to sleep now; and then
+// goes on with the program.
 func (m *machine) Work() (more bool) {
-	m.server.Work()
+	if !m.server.Work() {
+		m.server.Rest()
+	}
 	m.noteUsed()
 	if m.turns > 0 {
 		m.turns--
