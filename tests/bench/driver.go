@@ -175,7 +175,9 @@ func (d *driver) run() {
 	defer close(d.done)
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	var y yields
 	for {
+		y.round()
 		if d.woken.Load() && !d.serveCalls() {
 			return
 		}

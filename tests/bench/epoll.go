@@ -29,7 +29,9 @@ func (e epoll) add(fd int, events uint32, number int) error {
 // returns false.
 func (e epoll) wait(ready func(number int) bool) {
 	events := make([]unix.EpollEvent, 64)
+	var y yields
 	for {
+		y.round()
 		n, err := unix.EpollWait(int(e), events, -1)
 		if err != nil && err != unix.EINTR {
 			return

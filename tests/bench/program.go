@@ -87,7 +87,9 @@ func startEcho(tb testing.TB, fd, size int) {
 	p := &program{}
 	p.start(func() {
 		buf := make([]byte, size)
+		var y yields
 		for {
+			y.round()
 			n, err := unix.Read(fd, buf)
 			if err == unix.EINTR {
 				continue
@@ -137,7 +139,9 @@ func (p *program) processor() time.Duration { return clock(p.clock) }
 // ready, until it returns false.
 func (p *program) each(move func(*sock) bool) {
 	if len(p.socks) == 1 {
+		var y yields
 		for move(p.socks[0]) {
+			y.round()
 		}
 		return
 	}

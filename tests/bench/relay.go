@@ -61,7 +61,9 @@ func startThread(tb testing.TB, quit int, f func()) {
 
 func (r *relay) serve(sock, size int) {
 	buf := make([]byte, size)
+	var y yields
 	for {
+		y.round()
 		await(r.kick)
 		if _, err := unix.Write(sock, buf); err != nil {
 			return // the echo has ended
@@ -82,7 +84,9 @@ func (r *relay) measure(stretch time.Duration) round {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	var times []time.Duration
+	var y yields
 	for until := time.Now().Add(stretch); ; {
+		y.round()
 		begun := time.Now()
 		signal(r.kick)
 		await(r.call)
