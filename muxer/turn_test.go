@@ -29,6 +29,27 @@ func TestTurnOfTheTxRing(t *testing.T) {
 	}
 }
 
+// Packets that open and close host sockets take long, so that fewer fit into a turn.
+func TestTurnOfRequests(t *testing.T) {
+	t.Parallel()
+	v := newModerated(t)
+	v.listen(52)
+	for _, op := range []csm.Op{csm.OpRequest, csm.OpShutdown, csm.OpRST} {
+		for port := range uint32(20) {
+			h := v.driver.Header(1000+port, 52, op)
+			if op == csm.OpShutdown {
+				h.Flags = csm.ShutdownSend
+			}
+			v.driver.Add(h, nil)
+		}
+		for _, want := range []uint64{8, 16, 18, 20} {
+			if v.turn(); v.stats.TxPackets[op].Load() != want {
+				t.Errorf("%v: %d taken, want %d", op, v.stats.TxPackets[op].Load(), want)
+			}
+		}
+	}
+}
+
 // A muxer that is busy takes what the driver adds without a kick; before it rests it asks
 // for one, and finds what came until then.
 func TestKicksAreAskedForBeforeRest(t *testing.T) {

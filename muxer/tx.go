@@ -14,6 +14,9 @@ const (
 	// txPacketBudget and txByteBudget bound one turn of the tx ring.
 	txPacketBudget = 256
 	txByteBudget   = 512 << 10
+	// txSocketCost is what a packet that opens or closes a host socket takes of
+	// txByteBudget: so much could be written meanwhile.
+	txSocketCost = 64 << 10
 	// txFewPackets is how many packets may be all that the guest's credit allows.
 	txFewPackets = 8
 	// txBatchChains and txBatchRanges bound what one write carries; the kernel
@@ -73,13 +76,14 @@ func (m *Muxer) takeTx(last bool) (more bool) {
 		if !ok {
 			m.flushBatch() // meanwhile the driver may have gone on
 			if m.tx.Empty() {
+				m.dropFormer()
 				return false
 			}
 			continue
 		}
-		packets--
-		bytes -= int(chain.ReadBytes)
 		m.takeChain(&chain)
+		packets--
+		bytes -= m.txCost(&chain)
 	}
 }
 
@@ -94,7 +98,6 @@ func (m *Muxer) Rest() (more bool) {
 		return true
 	}
 	m.txWaits = false
-	m.dropFormer()
 	return false
 }
 
@@ -112,6 +115,16 @@ func (m *Muxer) txTurn() int {
 		return window / 2
 	}
 	return txByteBudget
+}
+
+// txCost returns what the packet in chain, whose header is m.hdr, has taken of a turn's
+// bytes. The driver goes on with those that were answered while others are.
+func (m *Muxer) txCost(chain *virtqueue.Chain) int {
+	switch m.hdr.Op {
+	case csm.OpRequest, csm.OpShutdown, csm.OpRST:
+		return txSocketCost
+	}
+	return int(chain.ReadBytes)
 }
 
 // waitTx reports whether the tx ring has to wait, and counts when it begins to.
