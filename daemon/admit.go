@@ -22,7 +22,7 @@ func (f *fleet) admit(cfg config.VM) (control.VM, error) {
 		return control.VM{}, fmt.Errorf("name %q: %w; give each a name of its own", cfg.Name, config.ErrTaken)
 	}
 	v := newVM(cfg, control.FromControl, f)
-	if err := f.openBeside(v, f.serving()); err != nil {
+	if err := f.openBeside(v, f.holding()); err != nil {
 		return control.VM{}, gather(err, v.end())
 	}
 	if err := f.enlist(v, nil); err != nil {
@@ -76,8 +76,8 @@ func (f *fleet) drain(v *vm, limit time.Duration) (<-chan drained, error) {
 }
 
 // drain has the VM take no new connections, and returns when the last one is over,
-// when limit has passed, unless it is 0, or when the VM has ended otherwise. It is
-// safe for concurrent use, also several times.
+// when limit has passed, unless it is 0, or when the VM has ended otherwise or is
+// abandoned. It is safe for concurrent use, also several times.
 func (v *vm) drain(limit time.Duration) {
 	if !v.up() {
 		return
@@ -92,12 +92,14 @@ func (v *vm) drain(limit time.Duration) {
 	select {
 	case <-v.drained:
 	case <-v.done:
+	case <-v.abandoned:
 	case <-late:
 	}
 }
 
 // dismiss ends a VM, as at the end of the program, and returns when it is gone, and
-// how many connections it had. It is safe for concurrent use.
+// how many connections it had; errAbandoned if it could not end in time. It is safe
+// for concurrent use.
 func (f *fleet) dismiss(v *vm) (cut int64, err error) {
 	f.changing.Lock()
 	defer f.changing.Unlock()
@@ -110,6 +112,9 @@ func (f *fleet) dismiss(v *vm) (cut int64, err error) {
 	case there:
 		f.remove([]*vm{v})
 		f.shareLimits()
+		if v.isAbandoned() {
+			return v.cut, fmt.Errorf("VM %q: %w; its name and paths are taken until it has ended", v.name, errAbandoned)
+		}
 		v.log.WithField("connections_cut", v.cut).Info("VM is removed by the control interface")
 	}
 	return v.cut, nil

@@ -28,7 +28,7 @@ func (f *fleet) apply(want []config.VM) error {
 	twins := pair(have, want)
 	configured := len(want)
 	for _, v := range have {
-		if v.origin == control.FromControl && !slices.Contains(twins, v) {
+		if v.origin == control.FromControl && !slices.Contains(twins, v) && !v.isAbandoned() {
 			want, twins = append(want, v.cfg), append(twins, v)
 		}
 	}
@@ -38,7 +38,9 @@ func (f *fleet) apply(want []config.VM) error {
 	gone := slices.DeleteFunc(slices.Clone(have), func(v *vm) bool { return slices.Contains(twins, v) })
 	f.remove(gone)
 	for _, v := range gone {
-		v.log.Info("VM is removed")
+		if !v.isAbandoned() {
+			v.log.Info("VM is removed")
+		}
 	}
 	for i, cfg := range want {
 		origin := control.FromConfig
@@ -108,8 +110,7 @@ func (f *fleet) become(v *vm, cfg config.VM, origin control.Origin) error {
 	case v == nil:
 		return f.add(cfg, origin)
 	case gone:
-		f.remove([]*vm{v})
-		return f.add(cfg, origin)
+		return f.supersede(v, cfg, origin)
 	}
 	f.mu.Lock()
 	v.origin = origin
@@ -135,7 +136,7 @@ func (f *fleet) replace(v *vm) {
 	f.changing.Lock()
 	defer f.changing.Unlock()
 	f.mu.Lock()
-	there := !f.closing && slices.Contains(f.vms, v)
+	there := !f.closing && slices.Contains(f.vms, v) && !v.isAbandoned()
 	f.mu.Unlock()
 	if !there || v.draining.Load() {
 		return
@@ -146,10 +147,20 @@ func (f *fleet) replace(v *vm) {
 		cfg = wanted.cfg
 	}
 	f.remove([]*vm{v})
-	// What kept others from starting may be gone with v.
-	failed := slices.DeleteFunc(f.list(), func(v *vm) bool { return v.up() || v.cfg.FD != config.NoFD })
+	if v.isAbandoned() {
+		v.wanted.Store(&successor{cfg: cfg})
+		return
+	}
+	f.refill(&successor{cfg: cfg}, v.origin)
+}
+
+// refill serves next, unless it is nil, after a VM that has ended, and tries those
+// again that failed: what kept them from starting may be gone with it. The caller
+// holds changing.
+func (f *fleet) refill(next *successor, origin control.Origin) {
+	failed := slices.DeleteFunc(f.list(), func(v *vm) bool { return v.up() || v.isAbandoned() || v.cfg.FD != config.NoFD })
 	f.remove(failed)
-	if f.add(cfg, v.origin) != nil {
+	if next != nil && f.add(next.cfg, origin) != nil {
 		return // the program ends
 	}
 	for _, v := range failed {
@@ -160,7 +171,8 @@ func (f *fleet) replace(v *vm) {
 	f.shareLimits()
 }
 
-// remove ends VMs as at the end of the program. The caller holds changing.
+// remove ends VMs as at the end of the program. One that cannot end is abandoned; one
+// that was before gets no successor. The caller holds changing.
 func (f *fleet) remove(vms []*vm) {
 	f.mu.Lock()
 	for _, v := range vms {
@@ -172,7 +184,7 @@ func (f *fleet) remove(vms []*vm) {
 	for _, v := range vms {
 		ending.Go(func() {
 			defer time.AfterFunc(tailLimit, v.giveUp).Stop()
-			if err := v.end(); err != nil && v.up() {
+			if err := v.end(); err != nil && v.up() && !v.isAbandoned() {
 				v.log.WithError(err).Warn("VM ended badly")
 			}
 		})
@@ -180,14 +192,23 @@ func (f *fleet) remove(vms []*vm) {
 	ending.Wait()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.vms = slices.DeleteFunc(f.vms, func(v *vm) bool { return slices.Contains(vms, v) })
+	f.vms = slices.DeleteFunc(f.vms, func(v *vm) bool { return slices.Contains(vms, v) && !v.isAbandoned() })
+	for _, v := range vms {
+		switch {
+		case !v.isAbandoned():
+		case v.up():
+			f.abandon(v)
+		default:
+			v.wanted.Store(nil)
+		}
+	}
 }
 
 // add serves another VM. One that cannot start has failed, and is there. The
 // caller holds changing.
 func (f *fleet) add(cfg config.VM, origin control.Origin) error {
 	v := newVM(cfg, origin, f)
-	return f.enlist(v, f.openBeside(v, f.serving()))
+	return f.enlist(v, f.openBeside(v, f.holding()))
 }
 
 // enlist puts a VM into the list and serves it or, if that could not be opened for
@@ -209,6 +230,9 @@ func (f *fleet) enlist(v *vm, err error) error {
 
 // openBeside opens a VM beside others.
 func (f *fleet) openBeside(v *vm, others []*vm) error {
+	if err := f.checkAbandoned(v.cfg); err != nil {
+		return err
+	}
 	var configs []config.VM
 	for _, o := range others {
 		configs = append(configs, o.cfg)
@@ -227,7 +251,7 @@ func (f *fleet) openBeside(v *vm, others []*vm) error {
 
 // shareLimits gives each VM its share of descriptors. The caller holds changing.
 func (f *fleet) shareLimits() {
-	vms := f.serving()
+	vms := f.holding()
 	var configs []config.VM
 	for _, v := range vms {
 		configs = append(configs, v.cfg)

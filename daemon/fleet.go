@@ -84,14 +84,15 @@ func (f *fleet) startVM(v *vm) {
 	f.watchers.Go(func() { f.watch(v) })
 }
 
-// watch waits until a VM has nothing more to do and ends it then, or until it
-// can be replaced.
+// watch waits until a VM has nothing more to do and ends it then, until it can be
+// replaced, or until it is abandoned.
 func (f *fleet) watch(v *vm) {
 	select {
 	case <-v.over:
 		f.ended(v, v.end())
 	case <-v.vacant:
 		f.replace(v)
+	case <-v.abandoned:
 	}
 }
 
@@ -102,9 +103,12 @@ func (f *fleet) ended(v *vm, err error) {
 	if f.closing || v.leaving {
 		return // who ended it sees to it
 	}
-	if err != nil {
+	switch {
+	case v.isAbandoned():
+		f.abandon(v)
+	case err != nil:
 		v.fail(err)
-	} else {
+	default:
 		v.log.Info("VM ended")
 		f.vms = slices.DeleteFunc(f.vms, func(other *vm) bool { return other == v })
 	}
@@ -118,6 +122,12 @@ func (f *fleet) serving() []*vm {
 	return slices.DeleteFunc(f.list(), func(v *vm) bool { return !v.up() })
 }
 
+// holding returns the VMs that have descriptors: those that serve, and those that are
+// abandoned. It is safe for concurrent use.
+func (f *fleet) holding() []*vm {
+	return slices.DeleteFunc(f.list(), func(v *vm) bool { return !v.up() && !v.isAbandoned() })
+}
+
 // list returns the VMs, those that failed included. It is safe for concurrent use.
 func (f *fleet) list() []*vm {
 	f.mu.Lock()
@@ -126,7 +136,8 @@ func (f *fleet) list() []*vm {
 }
 
 // close ends the VMs, all at once. Bytes for host programs are waited for until
-// giveUp. The error tells of those that failed, too.
+// giveUp; a loop that hangs, no longer than endLimit after that. The error tells of
+// those that failed, too.
 func (f *fleet) close() error {
 	f.mu.Lock()
 	f.closing = true

@@ -37,6 +37,8 @@ func healthHandler(list func() []*vm) http.Handler {
 func complaints(vms []*vm, stuck func(*vm) bool) (all []string) {
 	for _, v := range vms {
 		switch {
+		case v.isAbandoned():
+			all = append(all, fmt.Sprintf("VM %s: %v", v.name, errAbandoned))
 		case !v.up():
 			all = append(all, fmt.Sprintf("VM %s: it has failed", v.name))
 		case stuck(v):
@@ -50,7 +52,7 @@ func complaints(vms []*vm, stuck func(*vm) bool) (all []string) {
 func examine(ctx context.Context, vms []*vm) (stuck []*vm) {
 	answers := make(map[*vm]<-chan struct{})
 	for _, v := range vms {
-		if v.up() {
+		if v.up() || v.isAbandoned() {
 			answers[v] = v.probe.ask(v.loop.Do, func() struct{} { return struct{}{} }).given
 			stuck = append(stuck, v)
 		}

@@ -26,7 +26,7 @@ func refused(err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, errClosing):
+	case errors.Is(err, errClosing), errors.Is(err, errAbandoned):
 		status = http.StatusServiceUnavailable
 	case errors.Is(err, config.ErrTaken), errors.Is(err, hostsock.ErrConflict),
 		errors.Is(err, hostsock.ErrInUse), errors.Is(err, hostsock.ErrNotSocket), errors.Is(err, hostsock.ErrNotKnown):

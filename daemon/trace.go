@@ -48,13 +48,22 @@ func (v *vm) setTrace(path string) {
 		return
 	}
 	v.cfg.Trace = path
-	done, former := make(chan struct{}), r
-	v.loop.Do(func() { former = v.muxer.SetTrace(r); close(done) })
+	taken, former := make(chan struct{}), r
+	v.loop.Do(func() { former = v.muxer.SetTrace(r); close(taken) })
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		select {
+		case <-taken:
+		case <-v.done: // the loop has ended, before or after it took r
+		}
+		v.closeTrace(former)
+	}()
 	select {
-	case <-done:
-	case <-v.done: // the loop has ended, before or after it took r
+	case <-closed:
+	case <-time.After(endLimit):
+		v.log.Warn("event loop does not answer: the former trace goes on until it does")
 	}
-	v.closeTrace(former)
 }
 
 // endTrace completes the file. Nobody records any more.

@@ -61,6 +61,8 @@ type vm struct {
 	vacated bool                      // it is; the loop's
 	leaving bool                      // fleet.mu; the fleet ends it
 
+	abandoned chan struct{} // closed when it should have ended and could not
+
 	born    time.Duration  // when it was made, by clock
 	origin  control.Origin // changes with fleet.changing and fleet.mu held
 	failure error          // guarded by fleet.mu; what it has failed with
@@ -101,6 +103,8 @@ func newVM(cfg config.VM, origin control.Origin, f *fleet) *vm {
 		born:    clock(),
 		origin:  origin,
 		drained: make(chan struct{}),
+
+		abandoned: make(chan struct{}),
 	}
 	v.tails, v.giveUp = context.WithCancel(f.tails)
 	v.end = sync.OnceValue(v.shutdown)
@@ -283,7 +287,9 @@ func (v *vm) setWaitForGuest(d time.Duration) {
 }
 
 // shutdown ends the VM: the guest gets RST, host programs get the bytes that
-// are theirs and end of file. It waits for those bytes until tails is done.
+// are theirs and end of file. It waits for those bytes until tails is done, and for a
+// loop that hangs as long as endLimit: the error is errAbandoned then, and the VM's
+// goroutine closes everything when the hang ends.
 func (v *vm) shutdown() error {
 	defer v.giveUp()
 	unlinked := v.unlink()
@@ -298,8 +304,13 @@ func (v *vm) shutdown() error {
 	case <-v.done: // the loop has failed
 	}
 	v.loop.Stop()
-	<-v.done
-	return gather(unlinked, v.err)
+	select {
+	case <-v.done:
+		return gather(unlinked, v.err)
+	case <-time.After(endLimit):
+		close(v.abandoned)
+		return gather(unlinked, errAbandoned)
+	}
 }
 
 // unlink removes the names of the VM's sockets. The sockets must still be open:

@@ -49,7 +49,8 @@ Its commands are
 const manEnd = `.SH SIGNALS
 .TP
 .BR SIGTERM ", " SIGINT
-End within a second: guests get RST, host programs end of file.
+End within a second: guests get RST, host programs end of file. For a VM whose event
+loop hangs it waits 3 s longer, and exits with 1.
 .TP
 .B SIGHUP
 Read the files of
