@@ -38,10 +38,23 @@ func checkBeside(others []VM, control string, v VM, own *section) error {
 			return fmt.Errorf("%s %d: %w; give each one of its own", own.at("fd"), v.FD, ErrTaken)
 		}
 	}
+	if err := checkTrace(others, v, own); err != nil {
+		return err
+	}
+	return checkConflicts(others, control, v, own)
+}
+
+// CheckTrace returns an error that is ErrTaken if v is to record in a file of another VM.
+func CheckTrace(others []VM, v VM) error {
+	return checkTrace(others, v, &section{place: "VM " + v.Name, inFile: true})
+}
+
+// checkTrace is CheckTrace for a VM that is given in own.
+func checkTrace(others []VM, v VM, own *section) error {
 	if o := sharesTrace(others, v); o != nil {
 		return fmt.Errorf("%s %q: %w: VM %q records in %s; give each a file of its own", own.at("trace-packets"), v.Trace, ErrTaken, o.Name, o.Trace)
 	}
-	return checkConflicts(others, control, v, own)
+	return nil
 }
 
 // sharesTrace returns one of others whose trace, or what becomes of a former one, is the

@@ -54,6 +54,9 @@ const (
 	fileC = "{name: c, guest-cid: 5, socket: sc, uds-path: uc}"
 )
 
+// traced returns a VM of a file with its packets recorded.
+func traced(vm, path string) string { return strings.Replace(vm, "}", ", trace-packets: "+path+"}", 1) }
+
 // states tells of each VM how it is: "a: failed, b: waiting".
 func states(d *daemon) string {
 	var all []string
@@ -155,27 +158,32 @@ func TestAbandonedVMKeepsItsShareOfDescriptors(t *testing.T) {
 // A reload that removes a stuck VM does the rest, and one that wants it back has it
 // begin anew when the hang ends.
 func TestReloadRemovesAStuckVM(t *testing.T) {
-	d, signals, result := filedBesideControl(t, fileA+","+fileB)
+	tracedA := traced(fileA, "ta")
+	d, signals, result := filedBesideControl(t, tracedA+","+fileB)
 	a := d.fleet.named("a")
 	lift := hang(t, a)
 	d.reloadVMs(t, fileC)
 	expectStates(t, d, "a: failed, c: waiting")
 	d.reloadVMs(t, fileC+",{name: d, socket: sd, uds-path: ua}") // in the way of a's
 	expectStates(t, d, "a: failed, c: waiting, d: failed")
-	d.reloadVMs(t, fileA+","+fileC)
-	d.reloadVMs(t, fileA+","+fileC) // and once more
+	d.reloadVMs(t, tracedA+","+fileC)
+	d.reloadVMs(t, tracedA+","+fileC) // and once more
+	writeVMs(t, d.cfg.File, traced(fileC, "ta"))
+	if d.reload(); d.stats.refused.Load() != 1 {
+		t.Error("another VM gets its trace")
+	}
 	expectStates(t, d, "a: failed, c: waiting")
-	expectFiles(t, "control", "sc", "uc", "uc_seqpacket")
+	expectFiles(t, "control", "sc", "ta", "uc", "uc_seqpacket")
 
 	lift()
 	waitFor(t, func() bool { return states(d) == "c: waiting, a: waiting" })
 	if b := d.fleet.named("a"); b == a || b.origin != control.FromConfig {
 		t.Errorf("a is not new, or came from %q", b.origin)
 	}
-	expectFiles(t, "control", "sa", "sc", "ua", "ua_seqpacket", "uc", "uc_seqpacket")
+	expectFiles(t, "control", "sa", "sc", "ta", "ta.old", "ua", "ua_seqpacket", "uc", "uc_seqpacket")
 	signals <- unix.SIGTERM
 	expectEnd(t, result, nil)
-	expectFiles(t)
+	expectFiles(t, "ta", "ta.old")
 }
 
 // A stuck VM that was wanted back, and then was not, does not come back. One that
@@ -267,10 +275,9 @@ func TestDaemonEndsBesideAStuckVM(t *testing.T) {
 // A reload that has a stuck VM's packets recorded elsewhere goes on, and no trace stays
 // open when the hang ends.
 func TestReloadTracesAStuckVM(t *testing.T) {
-	traced := func(path string) string { return strings.Replace(fileA, "}", ", trace-packets: "+path+"}", 1) }
-	d, signals, result := filedBesideControl(t, traced("t1"))
+	d, signals, result := filedBesideControl(t, traced(fileA, "t1"))
 	lift := hang(t, d.fleet.named("a"))
-	d.reloadVMs(t, traced("t2")+","+fileB)
+	d.reloadVMs(t, traced(fileA, "t2")+","+fileB)
 	expectStates(t, d, "a: waiting, b: waiting")
 	lift()
 	signals <- unix.SIGTERM

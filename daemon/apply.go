@@ -35,6 +35,9 @@ func (f *fleet) apply(want []config.VM) error {
 	if err := checkNames(want, twins); err != nil {
 		return err
 	}
+	if err := checkTraces(want[:configured], twins, beside(have, want[configured:])); err != nil {
+		return err
+	}
 	gone := slices.DeleteFunc(slices.Clone(have), func(v *vm) bool { return slices.Contains(twins, v) })
 	f.remove(gone)
 	for _, v := range gone {
@@ -97,6 +100,32 @@ func checkNames(want []config.VM, twins []*vm) error {
 					name, want[j].UDSPath, w.UDSPath)
 			}
 			owners[name] = i
+		}
+	}
+	return nil
+}
+
+// beside returns the VMs that no configuration knows and that may record packets:
+// added, and those of have that are abandoned.
+func beside(have []*vm, added []config.VM) []config.VM {
+	all := slices.Clone(added)
+	for _, v := range have {
+		if v.isAbandoned() {
+			all = append(all, v.cfg)
+		}
+	}
+	return all
+}
+
+// checkTraces refuses that VMs which run go on recording in a file of others: a VM
+// that begins is checked when it does.
+func checkTraces(want []config.VM, twins []*vm, others []config.VM) error {
+	for i, w := range want {
+		if v := twins[i]; v == nil || !v.up() || v.cfg.Trace == w.Trace {
+			continue
+		}
+		if err := config.CheckTrace(others, w); err != nil {
+			return err
 		}
 	}
 	return nil
