@@ -79,3 +79,37 @@ func TestSimulatedStuckVM(t *testing.T) {
 	told("STATUS=serving 2 VMs")
 	hostA.boot(t).mustWork(64 * kib)
 }
+
+// A VM that is to go while its loop hangs holds nobody up. It is gone, with all that it
+// held, when the kernel lets it, and can come back then.
+func TestSimulatedStuckVMIsRemoved(t *testing.T) {
+	t.Parallel()
+	kernel := scarce.New(t)
+	f := vm.StartFleetBy(t, kernel.Script(), "a", "b")
+	a, b := f.Of("a"), f.Of("b")
+	hostA, hostB := &host{Daemon: a, t: t, pid: f.PID()}, &host{Daemon: b, t: t, pid: f.PID()}
+	files := hostA.descriptors()
+	hostA.boot(t).mustWork(64 * kib)
+
+	kernel.Begin(scarce.Shortage{Calls: scarce.Accept, Hold: true, Of: func(fd int) bool { return named(fd, filepath.Base(a.UDS)) }})
+	defer kernel.End()
+	hostA.client(t, "CONNECT 1\n")
+	hostA.await(1, "vm_stuck", `vm="a"`)
+	f.Become(t, "b")
+	hostB.boot(t).mustWork(64 * kib)
+	f.Become(t, "b", "a") // which has to wait
+	if text := f.MustCtl(t, "vms", "--json"); !strings.Contains(text, "so it is abandoned") {
+		t.Errorf("ctl tells: %s", text)
+	}
+	hostA.await(0, "vm_up", `vm="a"`)
+	hostA.await(1, "vm_stuck", `vm="a"`)
+
+	if kernel.End() == 0 {
+		t.Error("the VM was not held up")
+	}
+	hostA.await(1, "vm_up", `vm="a"`)
+	hostA.boot(t).mustWork(64 * kib)
+	f.Become(t, "c") // ends all sessions
+	f.Become(t, "a", "b")
+	vm.Eventually(t, patience, "no descriptor is left", func() bool { return hostA.descriptors() <= files+2 })
+}
