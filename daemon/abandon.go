@@ -24,8 +24,8 @@ const endLimit = 3 * time.Second
 // errAbandoned is what the end of an abandoned VM comes to.
 var errAbandoned = errors.New("its event loop does not answer, so it is abandoned")
 
-// isAbandoned reports whether the VM should have ended and could not, be it that it
-// has by now. It is safe for concurrent use.
+// isAbandoned reports whether the VM did not end when it should have, even if it has by
+// now. It is safe for concurrent use.
 func (v *vm) isAbandoned() bool {
 	select {
 	case <-v.abandoned:
@@ -53,6 +53,9 @@ func (f *fleet) bury(v *vm) {
 	f.vms = slices.DeleteFunc(f.vms, func(other *vm) bool { return other == v })
 	closing := f.closing
 	f.mu.Unlock()
+	if v.err != nil {
+		v.log.WithError(v.err).Warn("VM ended badly")
+	}
 	v.log.Info("abandoned VM has ended")
 	if !closing {
 		f.refill(v.wanted.Load(), v.origin)
