@@ -44,15 +44,15 @@ func (c *Client) VM(ctx context.Context, name string) (vm VM, err error) {
 	return vm, err
 }
 
-// Connections returns the connections of a VM, of all VMs if the name is empty.
-func (c *Client) Connections(ctx context.Context, vm string) ([]Connection, error) {
+// Connections returns the connections of a VM, of all VMs if the name is empty. A VM
+// that does not answer is an error where it is the only one, else it is named.
+func (c *Client) Connections(ctx context.Context, vm string) (list ConnectionList, err error) {
 	path := "/v1/connections"
 	if vm != "" {
 		path = vmPath(vm) + "/connections"
 	}
-	var all connectionList
-	err := c.call(ctx, http.MethodGet, path, nil, &all)
-	return all.Connections, err
+	err = c.call(ctx, http.MethodGet, path, nil, &list)
+	return list, err
 }
 
 // Add has another VM served and returns it.

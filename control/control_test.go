@@ -17,7 +17,7 @@ const testLimit = 20 * time.Second
 // fake is a program that notes what it is asked.
 type fake struct {
 	vms         []VM
-	connections map[string][]Connection
+	connections map[string]ConnectionList
 	added       Keys
 	removed     string
 	limits      chan time.Duration // of the drains that began
@@ -29,11 +29,12 @@ type fake struct {
 
 func (f *fake) VMs() []VM { return f.vms }
 
-func (f *fake) Connections(vm string) ([]Connection, error) {
-	if _, there := f.connections[vm]; !there {
-		return nil, NoSuchVM(vm)
+func (f *fake) Connections(vm string) (ConnectionList, error) {
+	list, there := f.connections[vm]
+	if !there {
+		return list, NoSuchVM(vm)
 	}
-	return f.connections[vm], nil
+	return list, nil
 }
 
 func (f *fake) Add(keys Keys) (VM, error) {
@@ -109,7 +110,11 @@ func TestClientSeesWhatTheProgramShows(t *testing.T) {
 	}
 	connection := Connection{VM: "a", Type: "stream", GuestPort: 1, HostPort: 2, InitiatedBy: "guest", State: "established",
 		WaitsFor: WaitGuestCredit, AgeSeconds: 2.5, TxBytes: 3, RxBytes: 4, CreditBytes: 5, BufferedBytes: 6}
-	f.connections = map[string][]Connection{"": {connection, connection}, "a": {connection}, "b": nil}
+	f.connections = map[string]ConnectionList{
+		"":  {Connections: []Connection{connection, connection}, Unanswered: []string{"c", "d"}},
+		"a": {Connections: []Connection{connection}},
+		"b": {},
+	}
 	f.level = "warn"
 
 	if vms, err := c.VMs(t.Context()); err != nil || !reflect.DeepEqual(vms, f.vms) {
@@ -118,9 +123,9 @@ func TestClientSeesWhatTheProgramShows(t *testing.T) {
 	if vm, err := c.VM(t.Context(), "b"); err != nil || !reflect.DeepEqual(vm, f.vms[1]) {
 		t.Errorf("VM %v, error %v", vm, err)
 	}
-	for name, want := range map[string][]Connection{"": f.connections[""], "a": f.connections["a"], "b": {}} {
+	for name, want := range map[string]ConnectionList{"": f.connections[""], "a": f.connections["a"], "b": {Connections: []Connection{}}} {
 		if got, err := c.Connections(t.Context(), name); err != nil || !reflect.DeepEqual(got, want) {
-			t.Errorf("connections of %q: %v, error %v", name, got, err)
+			t.Errorf("connections of %q: %+v, error %v", name, got, err)
 		}
 	}
 	if level, err := c.LogLevel(t.Context()); err != nil || level != "warn" {

@@ -26,8 +26,8 @@ type Program interface {
 	// VMs returns all VMs, those that failed included.
 	VMs() []VM
 	// Connections returns the connections of the VM with the name, of all VMs if it
-	// is empty.
-	Connections(vm string) ([]Connection, error)
+	// is empty; of these, those that do not answer in time are named.
+	Connections(vm string) (ConnectionList, error)
 	// Add serves another VM.
 	Add(Keys) (VM, error)
 	// Remove ends a VM and returns when it is gone.
@@ -145,11 +145,11 @@ func NoSuchVM(name string) error {
 }
 
 func (s *server) listConnections(r *http.Request, _ []byte) (any, error) {
-	connections, err := s.program.Connections(r.PathValue("name"))
-	if connections == nil {
-		connections = []Connection{}
+	list, err := s.program.Connections(r.PathValue("name"))
+	if list.Connections == nil {
+		list.Connections = []Connection{} // an empty list, not null
 	}
-	return connectionList{connections}, err
+	return list, err
 }
 
 func (s *server) addVM(_ *http.Request, body []byte) (any, error) {

@@ -72,6 +72,14 @@ type Connection struct {
 	StalledSeconds *StallSeconds `json:"stalled_seconds,omitempty"`
 }
 
+// ConnectionList is the connections of a VM, or of all VMs.
+type ConnectionList struct {
+	Connections []Connection `json:"connections"`
+	// Unanswered names the VMs whose event loops did not answer in time. None of their
+	// connections is listed.
+	Unanswered []string `json:"unanswered,omitempty"`
+}
+
 // Wait is what a connection waits for.
 type Wait string
 
@@ -97,9 +105,6 @@ type DrainResult struct {
 type (
 	vmList struct {
 		VMs []VM `json:"vms"`
-	}
-	connectionList struct {
-		Connections []Connection `json:"connections"`
 	}
 	drainRequest struct {
 		Timeout string `json:"timeout"`

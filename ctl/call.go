@@ -46,7 +46,7 @@ func connections(c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.answer(map[string]any{"connections": list}, connectionLines(list)...)
+	return c.answer(list, connectionLines(list)...)
 }
 
 func add(c *call) error {

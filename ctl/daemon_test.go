@@ -23,11 +23,11 @@ type testDaemon struct {
 	mu     sync.Mutex
 	vms    []control.VM // what follows is guarded by mu
 	conns  []control.Connection
+	silent []string  // the VMs that do not answer
 	since  time.Time // when they were as old as they say; zero: they never age
 	level  string
 	cut    int64         // by a drain
 	fails  error         // what it answers to any change, if not nil
-	untold error         // what it answers who asks for connections, if not nil
 	hangs  chan struct{} // if not nil, it reads from this twice before it tells of connections
 	asked  []string
 }
@@ -83,7 +83,7 @@ func (d *testDaemon) aged() float64 {
 	return time.Since(d.since).Seconds()
 }
 
-func (d *testDaemon) Connections(vm string) ([]control.Connection, error) {
+func (d *testDaemon) Connections(vm string) (control.ConnectionList, error) {
 	d.hang()
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -92,9 +92,9 @@ func (d *testDaemon) Connections(vm string) ([]control.Connection, error) {
 		conns[i].AgeSeconds += d.aged()
 	}
 	if vm != "" {
-		return conns, d.note("connections of " + vm)
+		return control.ConnectionList{Connections: conns}, d.note("connections of " + vm)
 	}
-	return conns, d.untold
+	return control.ConnectionList{Connections: conns, Unanswered: d.silent}, nil
 }
 
 func (d *testDaemon) hang() {

@@ -32,16 +32,25 @@ func vmLines(vms []control.VM) []string {
 	return lines
 }
 
-// connectionLines returns the table of connections.
-func connectionLines(connections []control.Connection) []string {
+// connectionLines returns the table of connections and, below it, what it lacks.
+func connectionLines(list control.ConnectionList) []string {
 	t := newTable("VM", "TYPE", portsTitle, "STATE", right(ageWidth, "AGE"), right(sizeWidth, "TX"), right(sizeWidth, "RX"), "CREDIT", "BUFFER", "WAITS FOR")
-	for _, c := range connections {
+	for _, c := range list.Connections {
 		t.row(
 			c.VM, c.Type, ports(&c), words(c.State), rightAge(c.AgeSeconds),
 			rightSize(c.TxBytes), rightSize(c.RxBytes), rightSize(c.CreditBytes), rightSize(c.BufferedBytes), waits(c.WaitsFor),
 		)
 	}
-	return t.lines()
+	lines := t.lines()
+	if len(list.Unanswered) > 0 {
+		lines = append(lines, "", unanswered(list.Unanswered))
+	}
+	return lines
+}
+
+// unanswered says of which VMs nothing is known but what needs no answer of theirs.
+func unanswered(vms []string) string {
+	return plain("event loops that do not answer: " + strings.Join(vms, ", "))
 }
 
 // portsTitle is above ports, with the words where the numbers are.

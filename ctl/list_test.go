@@ -85,3 +85,13 @@ func TestTables(t *testing.T) {
 		checkText(t, stdout, tt.want)
 	}
 }
+
+// Below the connections that are known stands whose are not.
+func TestConnectionsOfVMsThatDoNotAnswer(t *testing.T) {
+	d := startTestDaemon(t, &testDaemon{conns: someConnections, silent: []string{"bad", "worse\x1b[2J"}})
+	code, stdout, stderr := d.ctl("connections")
+	if code != exitOK || stderr != "" {
+		t.Errorf("exit code %d, stderr %q", code, stderr)
+	}
+	checkText(t, stdout, connectionsTable+"\nevent loops that do not answer: bad, worse\\x1b[2J\n")
+}

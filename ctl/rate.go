@@ -2,7 +2,7 @@ package ctl
 
 import (
 	"context"
-	"errors"
+	"slices"
 	"time"
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/control"
@@ -13,22 +13,20 @@ type picture struct {
 	at          time.Time
 	vms         []control.VM
 	connections []control.Connection
-	untold      error // why there are no connections, or nil
+	unanswered  []string // the VMs that did not tell of their connections
 }
 
-// takePicture asks the daemon. One that cannot tell of connections, as while a VM does
-// not answer, can still tell of VMs.
+// takePicture asks the daemon.
 func takePicture(ctx context.Context, client *control.Client) (*picture, error) {
 	vms, err := client.VMs(ctx)
 	if err != nil {
 		return nil, err
 	}
-	connections, err := client.Connections(ctx, "")
-	p := &picture{time.Now(), vms, connections, err}
-	if _, refused := errors.AsType[*control.Error](err); err != nil && !refused {
+	list, err := client.Connections(ctx, "")
+	if err != nil {
 		return nil, err
 	}
-	return p, nil
+	return &picture{time.Now(), vms, list.Connections, list.Unanswered}, nil
 }
 
 // key tells the things of a picture apart. A VM has its name alone.
@@ -75,7 +73,7 @@ func (p *picture) counts() map[key]counts {
 }
 
 // ratesSince returns what each count has grown by each second since the picture before;
-// nil: there is none.
+// nil: there is none. Connections of a VM that did not answer then have no rates.
 func (p *picture) ratesSince(before *picture) map[key]counts {
 	if before == nil {
 		return nil
@@ -83,6 +81,10 @@ func (p *picture) ratesSince(before *picture) map[key]counts {
 	seconds := p.at.Sub(before.at).Seconds()
 	then, rates := before.counts(), p.counts()
 	for k, now := range rates {
+		if k.typ != "" && slices.Contains(before.unanswered, k.vm) {
+			delete(rates, k)
+			continue
+		}
 		rates[k] = now.ratesSince(then[k], seconds)
 	}
 	return rates

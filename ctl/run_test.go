@@ -71,7 +71,7 @@ func TestDrainTellsWhatWasCut(t *testing.T) {
 
 // What programs read with --json is what the daemon answers.
 func TestJSONIsTheAnswer(t *testing.T) {
-	d := startTestDaemon(t, &testDaemon{vms: someVMs, conns: someConnections})
+	d := startTestDaemon(t, &testDaemon{vms: someVMs, conns: someConnections, silent: []string{"bad"}})
 	http := http.Client{Transport: &http.Transport{
 		DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", d.path) }, DisableKeepAlives: true,
 	}}

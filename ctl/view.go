@@ -20,11 +20,11 @@ func (p *picture) view(rates map[key]counts) []string {
 		connections += vm.Connections
 	}
 	title := fmt.Sprintf("%s  %d VMs  %d connections", p.at.Format("15:04:05"), len(p.vms), connections)
-	lines := slices.Concat([]string{title, ""}, p.viewVMs(rates), []string{""})
-	if p.untold != nil {
-		return append(lines, plain(p.untold.Error()))
+	lines := []string{title}
+	if len(p.unanswered) > 0 {
+		lines = append(lines, unanswered(p.unanswered)) // where no terminal cuts it off
 	}
-	return append(lines, p.viewConnections(rates)...)
+	return slices.Concat(lines, []string{""}, p.viewVMs(rates), []string{""}, p.viewConnections(rates))
 }
 
 // viewVMs has what flows each second in sizes and packets, and in how much of that

@@ -1,7 +1,6 @@
 package ctl
 
 import (
-	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -89,12 +88,29 @@ func TestFirstView(t *testing.T) {
 	checkText(t, strings.Join(before.view(before.ratesSince(nil)), "\n")+"\n", theFirstView)
 }
 
-// A daemon that cannot tell of connections tells of VMs.
-func TestViewWithoutConnections(t *testing.T) {
-	before, after := twoPictures()
-	after.connections, after.untold = nil, errors.New("VM \"web\x1b[2J\": it does not answer")
-	lines := after.view(after.ratesSince(before))
-	if last := lines[len(lines)-1]; last != `VM "web\x1b[2J": it does not answer` || !slices.ContainsFunc(lines, isWeb) {
+// The second of them shows which VM does not answer, and the connections of the others.
+// When it answers again, nobody knows since when its bytes have flown.
+func TestViewOfVMsThatDoNotAnswer(t *testing.T) {
+	first, second := twoPictures()
+	third := *second
+	third.at = second.at.Add(2 * time.Second)
+	second.connections, second.unanswered = []control.Connection{{VM: "new", Type: "stream", GuestPort: 7, HostPort: 7}}, []string{"web", "d\x1b[2Jb"}
+	third.connections = append(third.connections, control.Connection{VM: "new", Type: "stream", GuestPort: 7, HostPort: 7, AgeSeconds: 2, TxBytes: 2048})
+
+	lines := second.view(second.ratesSince(first))
+	if lines[1] != `event loops that do not answer: web, d\x1b[2Jb` || lines[2] != "" || !slices.ContainsFunc(lines, isWeb) {
 		t.Errorf("it shows:\n%s", strings.Join(lines, "\n"))
 	}
+	expectRate := func(vm, ports, rate string) {
+		t.Helper()
+		lines := third.viewConnections(third.ratesSince(second))
+		if !slices.ContainsFunc(lines, func(line string) bool {
+			f := strings.Fields(line)
+			return f[0] == vm && strings.Join(f[2:5], " ") == ports && f[5] == rate
+		}) {
+			t.Errorf("no %s of %s has %s:\n%s", ports, vm, rate, strings.Join(lines, "\n"))
+		}
+	}
+	expectRate("web", "6 -> 6", "-")
+	expectRate("new", "7 -> 7", "1.0KiB")
 }

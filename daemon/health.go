@@ -50,19 +50,25 @@ func complaints(vms []*vm, stuck func(*vm) bool) (all []string) {
 
 // examine returns those of vms whose loops do not answer in time, or before ctx ends.
 func examine(ctx context.Context, vms []*vm) (stuck []*vm) {
-	answers := make(map[*vm]<-chan struct{})
+	answered := make(map[*vm]<-chan struct{})
 	for _, v := range vms {
 		if v.up() || v.isAbandoned() {
-			answers[v] = v.probe.ask(v.loop.Do, func() struct{} { return struct{}{} }).given
+			answered[v] = v.probe.ask(v.loop.Do, func() struct{} { return struct{}{} }).given
 			stuck = append(stuck, v)
 		}
 	}
+	return late(ctx, stuck, answered)
+}
+
+// late returns those of vms that do not close their channel of answered in time, or
+// before ctx ends. It owns vms.
+func late(ctx context.Context, vms []*vm, answered map[*vm]<-chan struct{}) []*vm {
 	for range 2 { // should the whole machine stand still, the second wait begins after that
 		half, cancel := context.WithTimeout(ctx, healthLimit/2)
-		stuck = slices.DeleteFunc(stuck, func(v *vm) bool { return v.answers(half, answers[v]) })
+		vms = slices.DeleteFunc(vms, func(v *vm) bool { return v.answers(half, answered[v]) })
 		cancel()
 	}
-	return stuck
+	return vms
 }
 
 // answers reports whether the VM's loop closes answered before ctx ends. A loop that
@@ -77,6 +83,8 @@ func (v *vm) answers(ctx context.Context, answered <-chan struct{}) bool {
 	}
 	select {
 	case <-answered: // while another one was waited for
+		return true
+	case <-v.done:
 		return true
 	default:
 		return false

@@ -202,6 +202,19 @@ func TestHealthOfAStuckLoop(t *testing.T) {
 	}
 }
 
+// A loop that ends while it is asked is not stuck, however late that is noticed.
+func TestHealthOfALoopThatHasEnded(t *testing.T) {
+	v := &vm{done: make(chan struct{})}
+	close(v.done)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 100 { // select takes any that is ready
+		if !v.answers(ctx, make(chan struct{})) {
+			t.Fatal("it is stuck")
+		}
+	}
+}
+
 func TestHealthGivesUpAfterASecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stuck := &vm{name: "cid3", probe: question[struct{}]{pending: &answer[struct{}]{given: make(chan struct{})}}}

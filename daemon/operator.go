@@ -39,35 +39,47 @@ func refused(err error) error {
 func (o operator) VMs() []control.VM { return o.fleet.describe() }
 
 // Connections is part of control.Program.
-func (o operator) Connections(name string) ([]control.Connection, error) {
+func (o operator) Connections(name string) (control.ConnectionList, error) {
 	vms := o.fleet.serving()
 	if name != "" {
 		v := o.fleet.named(name)
 		if v == nil {
-			return nil, control.NoSuchVM(name)
+			return control.ConnectionList{}, control.NoSuchVM(name)
 		}
 		vms = slices.DeleteFunc(vms, func(other *vm) bool { return other != v })
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), healthLimit)
-	defer cancel()
-	asked := make([]*answer[[]muxer.Connection], len(vms))
-	for i, v := range vms {
-		asked[i] = v.askConnections()
-	}
-	var all []control.Connection
-	for i, v := range vms {
-		select {
-		case <-asked[i].given:
-			all = append(all, describeAll(v.name, asked[i].value)...)
-		case <-v.done: // and all its connections with it
-		case <-ctx.Done():
-			return nil, &control.Error{
-				Status: http.StatusServiceUnavailable,
-				Text:   fmt.Sprintf("VM %q: its event loop does not answer", v.name),
-			}
+	list := listConnections(vms)
+	if name != "" && len(list.Unanswered) > 0 {
+		return control.ConnectionList{}, &control.Error{
+			Status: http.StatusServiceUnavailable,
+			Text:   fmt.Sprintf("VM %q: its event loop does not answer", name),
 		}
 	}
-	return all, nil
+	return list, nil
+}
+
+// listConnections asks the loops of vms for their connections, all at once, and waits
+// for those that answer in time.
+func listConnections(vms []*vm) (list control.ConnectionList) {
+	asked := make([]*answer[[]muxer.Connection], len(vms))
+	answered := make(map[*vm]<-chan struct{})
+	for i, v := range vms {
+		asked[i] = v.askConnections()
+		answered[v] = asked[i].given
+	}
+	stuck := late(context.Background(), slices.Clone(vms), answered)
+	for i, v := range vms {
+		if slices.Contains(stuck, v) {
+			list.Unanswered = append(list.Unanswered, v.name)
+			continue
+		}
+		select {
+		case <-asked[i].given:
+			list.Connections = append(list.Connections, describeAll(v.name, asked[i].value)...)
+		default: // it has ended, and all its connections with it
+		}
+	}
+	return list
 }
 
 // Add is part of control.Program.

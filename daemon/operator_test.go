@@ -2,15 +2,19 @@ package daemon
 
 import (
 	"errors"
+	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/control"
+	"github.com/vhost-user-vsock/vhost-user-vsock/muxer"
 )
 
 const keysC = `{"name":"c","guest-cid":5,"socket":"sc","uds-path":"uc"}`
@@ -34,26 +38,36 @@ func expectStatus(t *testing.T, err error, want int, words string) {
 }
 
 // Who asks about a loop that is stuck is told so, and those who ask do not pile up
-// in it. What needs no loop is answered.
+// in it. What needs no loop is answered, and what needs that of another VM.
 func TestControlOfAStuckLoop(t *testing.T) {
 	d, signals, result := startInProcess(t, twoBesideControl...)
 	c := newClient(t)
+	program, err := net.Dial("unix", "ub") // a connection of b, which has yet to say CONNECT
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer program.Close()
+	waitFor(t, func() bool { return d.fleet.named("b").stats.muxer.Clients.Load() == 1 })
 	a := d.fleet.named("a")
 	release := make(chan struct{})
 	a.loop.Do(func() { <-release })
 	var asking sync.WaitGroup
-	for _, name := range []string{"a", ""} {
-		asking.Go(func() {
-			_, err := c.Connections(t.Context(), name)
-			expectStatus(t, err, http.StatusServiceUnavailable, `VM "a": its event loop does not answer`)
-		})
-	}
+	asking.Go(func() {
+		_, err := c.Connections(t.Context(), "a")
+		expectStatus(t, err, http.StatusServiceUnavailable, `VM "a": its event loop does not answer`)
+	})
+	asking.Go(func() {
+		list, err := c.Connections(t.Context(), "")
+		if err != nil || !slices.Equal(list.Unanswered, []string{"a"}) || len(list.Connections) != 1 || list.Connections[0].VM != "b" {
+			t.Errorf("of all VMs: %+v, error %v", list, err)
+		}
+	})
 	asking.Wait()
 	if first := a.askConnections(); first != a.askConnections() {
 		t.Error("questions pile up")
 	}
-	if connections, err := c.Connections(t.Context(), "b"); err != nil || len(connections) != 0 {
-		t.Errorf("of the other VM: %+v, error %v", connections, err)
+	if list, err := c.Connections(t.Context(), "b"); err != nil || len(list.Unanswered) != 0 || len(list.Connections) != 1 {
+		t.Errorf("of the other VM: %+v, error %v", list, err)
 	}
 	if vms, err := c.VMs(t.Context()); err != nil || len(vms) != 2 {
 		t.Errorf("VMs %+v, error %v", vms, err)
@@ -62,9 +76,35 @@ func TestControlOfAStuckLoop(t *testing.T) {
 	if _, err := c.Connections(t.Context(), "a"); err != nil {
 		t.Error(err)
 	}
+	if list, err := c.Connections(t.Context(), ""); err != nil || len(list.Unanswered) != 0 || len(list.Connections) != 1 {
+		t.Errorf("of all VMs that answer again: %+v, error %v", list, err)
+	}
 	signals <- unix.SIGTERM
 	expectEnd(t, result, nil)
 	expectFiles(t)
+}
+
+// However many loops are stuck, who asks all waits for one time-out, in which others may
+// answer late.
+func TestControlAsksAllLoopsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked := func(name string) *vm {
+			return &vm{name: name, connections: question[[]muxer.Connection]{pending: &answer[[]muxer.Connection]{given: make(chan struct{})}}}
+		}
+		a, b, c := asked("a"), asked("b"), asked("c")
+		time.AfterFunc(healthLimit*3/4, func() {
+			b.connections.pending.value = []muxer.Connection{{GuestPort: 22}}
+			close(b.connections.pending.given)
+		})
+		start := time.Now()
+		list := listConnections([]*vm{a, b, c})
+		if took := time.Since(start); took != healthLimit {
+			t.Errorf("it took %v", took)
+		}
+		if !slices.Equal(list.Unanswered, []string{"a", "c"}) || len(list.Connections) != 1 || list.Connections[0].VM != "b" {
+			t.Errorf("answer %+v", list)
+		}
+	})
 }
 
 // A VM that has failed is shown with the reason, and goes when it is drained or
@@ -90,8 +130,8 @@ func TestControlOfAFailedVM(t *testing.T) {
 	if a, err := c.VM(t.Context(), "a"); err != nil || a.State != control.Failed || !strings.Contains(a.Error, unix.EINVAL.Error()) || a.GuestCID != 3 {
 		t.Errorf("a: %+v, error %v", a, err)
 	}
-	if connections, err := c.Connections(t.Context(), "a"); err != nil || len(connections) != 0 {
-		t.Errorf("connections %+v, error %v", connections, err)
+	if list, err := c.Connections(t.Context(), "a"); err != nil || len(list.Connections) != 0 {
+		t.Errorf("connections %+v, error %v", list, err)
 	}
 	_, err := c.Add(t.Context(), control.Keys(`{"name":"a","socket":"sd","uds-path":"ud"}`))
 	expectStatus(t, err, http.StatusConflict, `name "a"`)

@@ -89,11 +89,11 @@ func (p *controlled) mustAdd(t *testing.T, keys string) control.VM {
 func (p *controlled) expectConnection(t *testing.T, vm string, looks func(c *control.Connection) bool) (found control.Connection) {
 	t.Helper()
 	waitFor(t, func() bool {
-		all, err := p.client.Connections(t.Context(), vm)
-		if err != nil || len(all) != 1 {
-			t.Fatalf("connections %+v, error %v", all, err)
+		list, err := p.client.Connections(t.Context(), vm)
+		if err != nil || len(list.Connections) != 1 {
+			t.Fatalf("connections %+v, error %v", list, err)
 		}
-		found = all[0]
+		found = list.Connections[0]
 		return looks(&found)
 	})
 	return found
@@ -191,9 +191,10 @@ func TestControlShowsConnections(t *testing.T) {
 	if c.GuestPort != 60 || c.HostPort != 0 || c.InitiatedBy != "host" || c.State != "connecting" {
 		t.Errorf("waiting: %+v", c)
 	}
-	all, err := p.client.Connections(t.Context(), "")
-	if err != nil || len(all) != 3 || all[0].VM != "a" || all[1].VM != "b" || all[2].VM != "c" {
-		t.Errorf("all: %+v, error %v", all, err)
+	list, err := p.client.Connections(t.Context(), "")
+	all := list.Connections
+	if err != nil || len(list.Unanswered) > 0 || len(all) != 3 || all[0].VM != "a" || all[1].VM != "b" || all[2].VM != "c" {
+		t.Errorf("all: %+v, error %v", list, err)
 	}
 	_, err = p.client.Connections(t.Context(), "d")
 	expectRefused(t, err, http.StatusNotFound, `"d"`)
