@@ -186,8 +186,8 @@ func TestExampleFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	d, err := loadFile(t, strings.NewReplacer("/run/vhost-user-vsock/main", here).Replace(string(text)))
-	if err != nil || len(d.VMs) < 2 {
-		t.Errorf("%d VMs, error %v", len(d.VMs), err)
+	if err != nil || len(d.VMs) < 2 || d.Control != filepath.Join(here, "control.sock") {
+		t.Errorf("%d VMs, control socket %q, error %v", len(d.VMs), d.Control, err)
 	}
 }
 

@@ -33,7 +33,7 @@ func (c *Command) Usage() string { return strings.TrimRight(c.Name+" "+c.Args, "
 var (
 	controlFlag = config.Flag{
 		Name: "control", Arg: "PATH", Default: DefaultControl,
-		Help: "The socket of the daemon, which has the same option.",
+		Help: "The socket of the daemon, which has the same option. For vhost-user-vsock@NAME.service give /run/vhost-user-vsock/NAME/control.sock here, and as control in its file.",
 	}
 	jsonFlag = config.Flag{
 		Name: "json",

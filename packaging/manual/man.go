@@ -91,11 +91,20 @@ can have systemd make.
 .TP
 .I /run/vhost\-user\-vsock/NAME
 The directory that the unit makes for its sockets.
+Without a drop\-in it can make them nowhere else.
+.TP
+.I /run/vhost\-user\-vsock/NAME/control.sock
+The control socket of the unit, where its file has this path as
+.BR control .
+.nf
+\fBvhost\-user\-vsock ctl \-\-control /run/vhost\-user\-vsock/\fINAME\fB/control.sock vms\fR
+.fi
 .TP
 .I /run/vhost\-user\-vsock/control.sock
 Where
 .B ctl
-looks for the control socket.
+looks for the control socket without
+.BR \-\-control .
 .TP
 .I /usr/share/doc/vhost\-user\-vsock/CONFIG.md
 What the configuration file may hold.
