@@ -22,17 +22,16 @@ func (l *Loop) await() (int, error) {
 	l.turns.Observe(began - l.now)
 	now := began
 	for p.worth {
-		if l.worker.Look() {
-			return 0, nil
-		}
-		if n, err := l.wait(0); n > 0 || err != nil {
+		found := l.worker.Look()
+		// Looked for in any case, lest the worker's business without end hide events.
+		if n, err := l.wait(0); n > 0 || found || err != nil {
 			return n, err
 		}
 		now = l.clock()
 		p.worth = now-began < p.limit
 	}
 	if l.worker.Rest() {
-		return 0, nil
+		return l.wait(0)
 	}
 	n, err := l.sleep(now)
 	p.worth = p.limit > 0 && n > 0 && l.clock()-began < p.limit

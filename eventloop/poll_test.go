@@ -96,6 +96,39 @@ func TestLoopRestsBeforeItSleeps(t *testing.T) {
 	}
 }
 
+// A worker that finds more each time it looks or rests hides no event.
+func TestLoopServesEventsOfABusyWorker(t *testing.T) {
+	for _, poll := range []time.Duration{0, 50 * time.Microsecond} {
+		var now time.Duration
+		loop, err := eventloop.New(func() time.Duration { now += time.Microsecond; return now })
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer loop.Close()
+		loop.SetPoll(poll)
+		fd := eventfd(t)
+		served, turns, looks, rests := 0, 0, 0, 0
+		loop.Add(fd, unix.EPOLLIN, handler(func(uint32) { served++ })) // it stays ready
+		loop.SetWorker(&worker{
+			work: func() bool {
+				if turns++; turns == 100 {
+					loop.Stop()
+				}
+				return false
+			},
+			look: func() bool { looks++; return true },
+			rest: func() bool { rests++; return rests > 1 }, // it wakes at once the first time
+		})
+		signal(t, fd)
+		if err := loop.Run(); err != nil {
+			t.Fatal(err)
+		}
+		if busy := max(looks, rests); busy < turns-3 || served < turns-3 {
+			t.Errorf("polling for %v: looked %d times, rested %d, served in %d of %d turns", poll, looks, rests, served, turns)
+		}
+	}
+}
+
 // A loop that polls lets the worker look instead, until it has polled for long enough.
 func TestLoopLooksWhileItPolls(t *testing.T) {
 	var now time.Duration
