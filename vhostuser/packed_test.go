@@ -264,3 +264,38 @@ func TestLayoutChangesToPacked(t *testing.T) {
 	r.enable(true, tx)
 	r.use(tx, packedSize+1)
 }
+
+// A driver that is not asked to kick does so nevertheless when it comes round to where it
+// was asked last. It is no descriptor that is always ready.
+func TestKicksOnceInTwoLapsAreADriver(t *testing.T) {
+	r := newPacked(t)
+	for i := range r.rings {
+		r.setup(i, packedFirst)
+	}
+	r.enable(true, rx, tx)
+	r.Barrier()
+	ring := r.rings[tx]
+	add := func() {
+		ring.Add(r.memory.Out([]byte("x")))
+		ring.Publish()
+	}
+	used := func() {
+		if _, ok := ring.Used(); !ok {
+			t.Fatal("a chain is not used")
+		}
+	}
+	for range 2 * packedSize {
+		for range 2*packedSize - 1 {
+			add()
+			r.do(func() { r.device.serve(tx) })
+			used()
+		}
+		add()
+		ring.ForceKick()
+		r.waitFor("chain taken", func() bool { return ring.UsedIdx() == ring.AvailIdx() })
+		used()
+	}
+	if r.untended() {
+		t.Error("kicks are not heard any more")
+	}
+}

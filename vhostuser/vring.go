@@ -22,8 +22,8 @@ type vring struct {
 
 	kick, call, fault notifier // VHOST_USER_SET_VRING_KICK, _CALL, _ERR
 	polled            bool     // kick is served by the loop
-	kickedAt          uint32   // base of queue at the last kick
-	idleKicks         int      // since it changed
+	kickedAt          uint64   // chains that the ring had served at the last kick
+	idleKicks         int      // since then
 
 	queue   *virtqueue.Queue // nil until the ring first runs and after forget
 	config  virtqueue.Config // of queue
@@ -233,12 +233,14 @@ func (r *vring) HandleEvents(uint32) {
 	r.session.server.run(r.kicked)
 }
 
-// idleKick counts the kicks since a chain was last popped, and reports whether there
+// idleKick counts the kicks since a chain was last served, and reports whether there
 // are more than chains fit into the ring: it is not a driver who kicks then, but a
 // descriptor that is always ready, such as a timer's.
 func (r *vring) idleKick() bool {
-	if base := r.queue.Base(); base != r.kickedAt {
-		r.kickedAt, r.idleKicks = base, 0
+	// Not the queue's base: a driver that is not asked to kick does so nevertheless when
+	// it comes round to where it was asked last.
+	if chains := r.queue.Stats.Chains.Load(); chains != r.kickedAt {
+		r.kickedAt, r.idleKicks = chains, 0
 	}
 	r.idleKicks++
 	return r.idleKicks > r.size
