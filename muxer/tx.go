@@ -117,8 +117,8 @@ func (m *Muxer) txTurn() int {
 	return txByteBudget
 }
 
-// txCost returns what the packet in chain, whose header is m.hdr, has taken of a turn's
-// bytes. The driver goes on with those that were answered while others are.
+// txCost returns what the packet that was taken from chain last, whose header is m.hdr,
+// has taken of a turn's bytes. The driver goes on with those that were answered while others are.
 func (m *Muxer) txCost(chain *virtqueue.Chain) int {
 	switch m.hdr.Op {
 	case csm.OpRequest, csm.OpShutdown, csm.OpRST:
@@ -156,6 +156,7 @@ func (m *Muxer) txStallNow() stall {
 // the order in which they came (VIRTIO_F_IN_ORDER), so one that is not part of
 // the batch ends the batch.
 func (m *Muxer) takeChain(chain *virtqueue.Chain) {
+	m.hdr.Op = csm.OpInvalid // until it is parsed
 	if drop, bad := m.parse(chain); bad {
 		m.stats.Drops[drop].Inc()
 		m.finishChain(chain)

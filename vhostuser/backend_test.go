@@ -110,6 +110,8 @@ type device struct {
 	attached bool
 	bufs     guestmem.Buffers
 	fault    func()        // runs in Kick
+	rest     func() bool   // nil: there is nothing to do
+	look     func() bool   // as well
 	offers   uint64        // Features
 	cid      byte          // the config space
 	state    []byte        // what is saved, and was loaded
@@ -280,8 +282,8 @@ func (d *device) quiet(what string) {
 }
 
 func (d *device) Work() bool                      { return false }
-func (d *device) Rest() bool                      { return false }
-func (d *device) Look() bool                      { return false }
+func (d *device) Rest() bool                      { return d.rest != nil && d.rest() }
+func (d *device) Look() bool                      { return d.look != nil && d.look() }
 func (d *device) Deadline() (time.Duration, bool) { return d.deadline, d.deadline > 0 }
 
 func (d *device) Expire(now time.Duration) {

@@ -36,6 +36,20 @@ func TestMemoryIsTakenAway(t *testing.T) {
 		{"at a kick", func(_ *vhostusertest.Frontend, guest *vhostusertest.Guest, _ *backend) {
 			guest.Tx().ForceKick()
 		}},
+		{"when the device looks", func(_ *vhostusertest.Frontend, _ *vhostusertest.Guest, b *backend) {
+			b.do(func() {
+				b.look = func() bool { return !b.queues[tx].Empty() }
+				b.server.Look()
+				b.look = nil
+			})
+		}},
+		{"when the device rests", func(_ *vhostusertest.Frontend, _ *vhostusertest.Guest, b *backend) {
+			b.do(func() {
+				b.rest = func() bool { return b.queues[tx].ArmKick() }
+				b.server.Rest()
+				b.rest = nil
+			})
+		}},
 		{"when a ring stops", func(f *vhostusertest.Frontend, _ *vhostusertest.Guest, _ *backend) {
 			f.Tell(vhostuser.MsgSetVringEnable, vhostusertest.State(tx, 0))
 		}},
@@ -135,4 +149,19 @@ func TestOtherPanicsGoOn(t *testing.T) {
 			b.traffic(guest, "not ended")
 		})
 	}
+}
+
+// What the device finds when it looks or rests is what the loop is told.
+func TestDeviceLooksAndRests(t *testing.T) {
+	b := newBackend(t)
+	b.do(func() {
+		for _, found := range []bool{true, false} {
+			b.look = func() bool { return found }
+			b.rest = func() bool { return !found }
+			if b.server.Look() != found || b.server.Rest() == found {
+				t.Error("the loop is told something else")
+			}
+		}
+		b.look, b.rest = nil, nil
+	})
 }

@@ -39,7 +39,7 @@ func TestProcessIsProfiledInside(t *testing.T) {
 	// Which function the clock's signal meets is chance: one that all of a scrape
 	// runs under, and another profile if none was met.
 	waitFor(t, func() bool {
-		return bytes.Contains(p.profile(t), []byte("net/http.(*conn).serve"))
+		return bytes.Contains(p.profile(t), []byte("/prometheus/promhttp."))
 	})
 	close(over)
 	<-done

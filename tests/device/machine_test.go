@@ -47,6 +47,7 @@ type machine struct {
 	rounds  int // at the end
 	quiet   int // of them, the last ones without anything new
 	asked   bool
+	idle    bool // the device had nothing to do in its last turn
 
 	// The frontend.
 	frontend, channel int // our ends, -1 if there is none
@@ -205,12 +206,15 @@ func (m *machine) Look() (more bool) { panic("a loop that does not poll looks") 
 // Rest is never called either: there is more until the program has ended.
 func (m *machine) Rest() (more bool) { panic("a loop that has more to do rests") }
 
-// Work lets the device work, and rest as a loop would that goes to sleep now; and then
-// goes on with the program.
+// Work lets the device work, and rest in the second of two turns without work: a loop that
+// polls or has events to serve does not let it rest in the first. Then it goes on with the
+// program.
 func (m *machine) Work() (more bool) {
-	if !m.server.Work() {
+	idle := !m.server.Work()
+	if idle && m.idle {
 		m.server.Rest()
 	}
+	m.idle = idle
 	m.noteUsed()
 	if m.turns > 0 {
 		m.turns--
