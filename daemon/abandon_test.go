@@ -90,6 +90,11 @@ func TestRemovalOfAStuckVM(t *testing.T) {
 	if a, err := c.VM(t.Context(), "a"); err != nil || !strings.Contains(a.Error, "abandoned") {
 		t.Errorf("a: %+v, error %v", a, err)
 	}
+	if list, err := c.Connections(t.Context(), ""); err != nil || !slices.Equal(list.Unanswered, []string{"a"}) {
+		t.Errorf("connections: %+v, error %v", list, err)
+	}
+	_, err = c.Connections(t.Context(), "a")
+	expectStatus(t, err, http.StatusServiceUnavailable, "does not answer")
 	if code, body := get(t, d.http, "/healthz"); code != http.StatusServiceUnavailable || body != words+"\n" {
 		t.Errorf("/healthz: %d %q", code, body)
 	}

@@ -117,11 +117,6 @@ func (f *fleet) ended(v *vm, err error) {
 	}
 }
 
-// serving returns the VMs that have not failed. It is safe for concurrent use.
-func (f *fleet) serving() []*vm {
-	return slices.DeleteFunc(f.list(), func(v *vm) bool { return !v.up() })
-}
-
 // holding returns the VMs that have descriptors: those that serve, and those that are
 // abandoned. It is safe for concurrent use.
 func (f *fleet) holding() []*vm {

@@ -40,7 +40,7 @@ func (o operator) VMs() []control.VM { return o.fleet.describe() }
 
 // Connections is part of control.Program.
 func (o operator) Connections(name string) (control.ConnectionList, error) {
-	vms := o.fleet.serving()
+	vms := o.fleet.holding()
 	if name != "" {
 		v := o.fleet.named(name)
 		if v == nil {
