@@ -117,8 +117,9 @@ func (m *Muxer) txTurn() int {
 	return txByteBudget
 }
 
-// txCost returns what the packet that was taken from chain last, whose header is m.hdr,
-// has taken of a turn's bytes. The driver goes on with those that were answered while others are.
+// txCost returns what the packet that was just taken from chain, whose header is m.hdr,
+// costs of a turn's bytes. At the end of the turn the driver hears of those that were
+// answered, and goes on with them.
 func (m *Muxer) txCost(chain *virtqueue.Chain) int {
 	switch m.hdr.Op {
 	case csm.OpRequest, csm.OpShutdown, csm.OpRST:
