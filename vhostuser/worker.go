@@ -7,30 +7,21 @@ import "time"
 const patrolInterval = time.Millisecond
 
 // Work lets the device work.
-func (s *Server) Work() (more bool) {
-	s.run(func() error {
-		more = s.device.Work()
-		return nil
-	})
-	return more
-}
+func (s *Server) Work() (more bool) { return s.ask(s.device.Work) }
 
 // Rest lets the device rest.
-func (s *Server) Rest() (more bool) {
-	s.run(func() error {
-		more = s.device.Rest()
-		return nil
-	})
-	return more
-}
+func (s *Server) Rest() (more bool) { return s.ask(s.device.Rest) }
 
 // Look lets the device look.
-func (s *Server) Look() (more bool) {
+func (s *Server) Look() (more bool) { return s.ask(s.device.Look) }
+
+// ask returns the device's answer, or false if the session ended over it.
+func (s *Server) ask(device func() bool) (answer bool) {
 	s.run(func() error {
-		more = s.device.Look()
+		answer = device()
 		return nil
 	})
-	return more
+	return answer
 }
 
 // Deadline returns the earliest of the device's and the server's own.
