@@ -229,16 +229,14 @@ func TestReloadForgetsAnAbandonedVMThatWasAdded(t *testing.T) {
 func TestReplacementOfAStuckVM(t *testing.T) {
 	d, signals, result := filedBesideControl(t, fileA)
 	a := d.fleet.named("a")
-	entered, release := make(chan struct{}), make(chan struct{})
 	d.fleet.changing.Lock()
 	cfg := a.cfg
 	cfg.Packed = true
 	a.replaceBy(&cfg, []string{"packed"}) // nobody is there
-	a.loop.Do(func() { close(entered); <-release })
-	<-entered
+	lift := hang(t, a)
 	d.fleet.changing.Unlock()
 	waitFor(t, func() bool { return states(d) == "a: failed" })
-	close(release)
+	lift()
 	waitFor(t, func() bool { return states(d) == "a: waiting" })
 	if !d.fleet.named("a").cfg.Packed {
 		t.Error("it is what it was")

@@ -85,7 +85,12 @@ func (w *worker) Expire(now time.Duration) {
 
 func newLoop(t testing.TB) *eventloop.Loop {
 	t.Helper()
-	l, err := eventloop.New(eventloop.Monotonic())
+	return newLoopBy(t, eventloop.Monotonic())
+}
+
+func newLoopBy(t testing.TB, clock eventloop.Clock) *eventloop.Loop {
+	t.Helper()
+	l, err := eventloop.New(clock)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -527,11 +532,7 @@ func TestDeadlines(t *testing.T) {
 
 func TestDeadlinesComeByTheClockOfTheLoop(t *testing.T) {
 	var now time.Duration
-	l, err := eventloop.New(func() time.Duration { return now })
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
+	l := newLoopBy(t, func() time.Duration { return now })
 	turns, expired := 0, false
 	l.SetWorker(&worker{
 		work: func() bool {

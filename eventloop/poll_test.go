@@ -10,6 +10,12 @@ import (
 	"github.com/vhost-user-vsock/vhost-user-vsock/eventloop"
 )
 
+// ticks returns a clock that goes on by a microsecond each time it is read.
+func ticks() eventloop.Clock {
+	var now time.Duration
+	return func() time.Duration { now += time.Microsecond; return now }
+}
+
 // With events that come soon the loop does not sleep; when they stay away it does,
 // and one that comes late does not have it look for the next.
 func TestLoopPollsWhileEventsComeSoon(t *testing.T) {
@@ -17,17 +23,13 @@ func TestLoopPollsWhileEventsComeSoon(t *testing.T) {
 	var now time.Duration
 	looks, soon := 0, 0 // readings of the clock; at which of them the next event comes
 	fd := eventfd(t)
-	loop, err := eventloop.New(func() time.Duration {
+	loop := newLoopBy(t, func() time.Duration {
 		looks++
 		if now += step; looks == soon {
 			signal(t, fd)
 		}
 		return now
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer loop.Close()
 	loop.SetPoll(limit)
 
 	var most int // looks between two events
@@ -99,12 +101,7 @@ func TestLoopRestsBeforeItSleeps(t *testing.T) {
 // A worker that finds more each time it looks or rests hides no event.
 func TestLoopServesEventsOfABusyWorker(t *testing.T) {
 	for _, poll := range []time.Duration{0, 50 * time.Microsecond} {
-		var now time.Duration
-		loop, err := eventloop.New(func() time.Duration { now += time.Microsecond; return now })
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer loop.Close()
+		loop := newLoopBy(t, ticks())
 		loop.SetPoll(poll)
 		fd := eventfd(t)
 		served, turns, looks, rests := 0, 0, 0, 0
@@ -131,12 +128,7 @@ func TestLoopServesEventsOfABusyWorker(t *testing.T) {
 
 // A loop that polls lets the worker look instead, until it has polled for long enough.
 func TestLoopLooksWhileItPolls(t *testing.T) {
-	var now time.Duration
-	loop, err := eventloop.New(func() time.Duration { now += time.Microsecond; return now })
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer loop.Close()
+	loop := newLoopBy(t, ticks())
 	loop.SetPoll(50 * time.Microsecond)
 	fd := eventfd(t)
 	loop.Add(fd, unix.EPOLLIN, handler(func(uint32) { unix.Read(fd, make([]byte, 8)) }))

@@ -4,7 +4,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vhost-user-vsock/vhost-user-vsock/eventloop"
 	"github.com/vhost-user-vsock/vhost-user-vsock/stats"
 )
 
@@ -14,11 +13,7 @@ func TestLoopCountsItsTurns(t *testing.T) {
 	for name, poll := range map[string]time.Duration{"sleeps": 0, "looks first": time.Microsecond} {
 		t.Run(name, func(t *testing.T) {
 			now := time.Minute
-			loop, err := eventloop.New(func() time.Duration { return now })
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer loop.Close()
+			loop := newLoopBy(t, func() time.Duration { return now })
 			var turns stats.Histogram
 			loop.CountTurns(&turns)
 			loop.SetPoll(poll)
