@@ -36,8 +36,8 @@ type Worker interface {
 	// Rest is called before the loop sleeps: of whatever comes from now on an event
 	// must tell. It reports whether something has come already.
 	Rest() (more bool)
-	// Look reports, while the loop polls instead of sleeping, whether something has
-	// come of which no event tells.
+	// Look reports, while the loop polls instead of sleeping and has found no event,
+	// whether something has come of which none tells.
 	Look() (more bool)
 	// Deadline says when Expire must run next, by the clock of Loop.Now.
 	Deadline() (at time.Duration, ok bool)

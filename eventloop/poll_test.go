@@ -1,6 +1,9 @@
 package eventloop_test
 
 import (
+	"bufio"
+	"os/exec"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -104,8 +107,16 @@ func TestLoopServesEventsOfABusyWorker(t *testing.T) {
 		loop := newLoopBy(t, ticks())
 		loop.SetPoll(poll)
 		fd := eventfd(t)
-		served, turns, looks, rests := 0, 0, 0, 0
-		loop.Add(fd, unix.EPOLLIN, handler(func(uint32) { served++ })) // it stays ready
+		served, turns, found := 0, 0, 0
+		loop.Add(fd, unix.EPOLLIN, handler(func(uint32) {
+			unix.Read(fd, make([]byte, 8))
+			served++
+		}))
+		find := func() bool {
+			found++
+			signal(t, fd)
+			return found > 1 // it sleeps, and wakes at once, the first time
+		}
 		loop.SetWorker(&worker{
 			work: func() bool {
 				if turns++; turns == 100 {
@@ -113,15 +124,14 @@ func TestLoopServesEventsOfABusyWorker(t *testing.T) {
 				}
 				return false
 			},
-			look: func() bool { looks++; return true },
-			rest: func() bool { rests++; return rests > 1 }, // it wakes at once the first time
+			look: find,
+			rest: find,
 		})
-		signal(t, fd)
 		if err := loop.Run(); err != nil {
 			t.Fatal(err)
 		}
-		if busy := max(looks, rests); busy < turns-3 || served < turns-3 {
-			t.Errorf("polling for %v: looked %d times, rested %d, served in %d of %d turns", poll, looks, rests, served, turns)
+		if found < turns/3 || served < found-1 {
+			t.Errorf("polling for %v: found something %d times in %d turns, served %d events", poll, found, turns, served)
 		}
 	}
 }
@@ -152,4 +162,127 @@ func TestLoopLooksWhileItPolls(t *testing.T) {
 	if works < 5 || looks < 30 || rests != 2 {
 		t.Errorf("worked %d times, looked %d, rested %d", works, looks, rests)
 	}
+}
+
+// Where others run for long when the loop gives way, it sleeps for the next while.
+func TestLoopDoesNotPollOnABusyProcessor(t *testing.T) {
+	const run = time.Millisecond // of somebody else
+	var now time.Duration
+	others := false // they run when the clock is read next
+	loop := newLoopBy(t, func() time.Duration {
+		if now += time.Microsecond; others {
+			others = false
+			now += run
+		}
+		return now
+	})
+	loop.SetPoll(20 * run)
+	fd := eventfd(t)
+	loop.Add(fd, unix.EPOLLIN, handler(func(uint32) { unix.Read(fd, make([]byte, 8)) }))
+	var looks int
+	var begins, ends time.Duration // when the loop ceases to look, and does so again
+	loop.SetWorker(&worker{
+		work: func() bool { return false },
+		look: func() bool {
+			switch looks++; {
+			case looks == 10:
+				others = true
+			case looks > 11 && ends == 0:
+				ends = now
+				loop.Stop()
+			}
+			return false
+		},
+		rest: func() bool {
+			if looks > 0 && begins == 0 {
+				begins = now
+			}
+			now += 100 * time.Microsecond // less than the limit
+			signal(t, fd)                 // it wakes at once
+			return false
+		},
+	})
+	if err := loop.Run(); err != nil {
+		t.Fatal(err)
+	}
+	if took := ends - begins; took < 15*run || took > 18*run {
+		t.Errorf("it sleeps for %v", took)
+	}
+}
+
+// A loop that polls leaves its processor to others that want it: each look lets them run,
+// not only the end of its time slice, which is thousands of looks later.
+func TestLoopThatPollsGivesWay(t *testing.T) {
+	runtime.LockOSThread() // for good, since it stays on its processor
+	var all, one unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &all); err != nil {
+		t.Fatal(err)
+	}
+	first := 0
+	for !all.IsSet(first) {
+		first++
+	}
+	one.Set(first)
+	if err := unix.SchedSetaffinity(0, &one); err != nil {
+		t.Fatal(err)
+	}
+	startBusyProcess(t)
+
+	const least, most = 10, 100
+	loop := newLoopBy(t, ticks())
+	loop.SetPoll(most * time.Microsecond)
+	fd := eventfd(t)
+	loop.Add(fd, unix.EPOLLIN, handler(func(uint32) { unix.Read(fd, make([]byte, 8)) }))
+	var looks, rests int
+	var before int64
+	loop.SetWorker(&worker{
+		work: func() bool { return false },
+		look: func() bool { looks++; return false },
+		rest: func() bool {
+			if rests++; rests == 1 {
+				signal(t, fd) // it wakes at once, so it is worth to look from now on
+				before = takenAway(t)
+			} else {
+				loop.Stop()
+			}
+			return false
+		},
+	})
+	if err := loop.Run(); err != nil {
+		t.Fatal(err)
+	}
+	if n := takenAway(t) - before; looks < most/2 || n < least {
+		t.Errorf("%d looks, and others ran in between %d times", looks, n)
+	}
+}
+
+// startBusyProcess starts one that is busy until the end of t, on the processor of the
+// calling thread.
+func startBusyProcess(t *testing.T) {
+	t.Helper()
+	cmd := exec.Command("sh", "-c", "echo; while :; do :; done")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// takenAway returns how often the calling thread lost its processor while it could run.
+func takenAway(t *testing.T) int64 {
+	t.Helper()
+	var usage unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_THREAD, &usage); err != nil {
+		t.Fatal(err)
+	}
+	return usage.Nivcsw
 }
