@@ -87,7 +87,7 @@ func (m *Muxer) Detach() {
 func (m *Muxer) StartQueue(index int, q *virtqueue.Queue) {
 	switch index {
 	case rxQueue:
-		m.rx = q
+		m.rx, m.rxGather = q, gathering{rested: true}
 		m.setRxStall(false)
 	case txQueue:
 		m.tx, m.txWaits, m.txFaulted = q, true, false
@@ -136,7 +136,7 @@ func (m *Muxer) StopQueue(index int) {
 		m.setRxStall(false)
 		if m.rx != nil {
 			defer func() { m.rx = nil }() // also when the guest's memory is gone
-			m.rx.NotifyIfNeeded()
+			m.announceRx()
 		}
 	case txQueue:
 		m.setTxStall(stallNone)

@@ -124,6 +124,7 @@ type Muxer struct {
 	txStall   stall
 	txFaulted bool // guest memory went away in the middle of serveTx
 	txHold    moderation
+	rxGather  gathering
 	rxLeft    int // packets that this turn of the rx ring may still send
 	rxUnfit   int // unfit receive buffers that may still be given back this turn
 
@@ -199,7 +200,7 @@ func (m *Muxer) Work() (more bool) {
 		more = m.serveRx() || more
 		more = m.resetLost() || more
 		m.interruptTx()
-		m.rx.NotifyIfNeeded()
+		m.interruptRx(more)
 		// Replies that left may have made room for the tx ring.
 		more = more || m.txWaits && m.txStall != stallNone && m.txStallNow() == stallNone
 	}

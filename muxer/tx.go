@@ -91,6 +91,7 @@ func (m *Muxer) takeTx(last bool) (more bool) {
 // before: a loop that is busy, with the rx ring or by polling, takes what is there each
 // turn, and a kick would cost the driver and the loop more than that.
 func (m *Muxer) Rest() (more bool) {
+	m.rests()
 	if !m.looksAtTx() {
 		return false
 	}
@@ -102,7 +103,10 @@ func (m *Muxer) Rest() (more bool) {
 }
 
 // Look reports whether the driver has added to the tx ring since Work.
-func (m *Muxer) Look() (more bool) { return m.looksAtTx() && !m.tx.Empty() }
+func (m *Muxer) Look() (more bool) {
+	m.rests()
+	return m.looksAtTx() && !m.tx.Empty()
+}
 
 // looksAtTx reports whether packets are taken off the tx ring without a kick.
 func (m *Muxer) looksAtTx() bool { return m.running() && m.txWaits && m.txStall == stallNone }
