@@ -69,6 +69,7 @@ func TestConfigDefaults(t *testing.T) {
 		OKPort:         muxer.OKShort,
 		MaxConnections: 4096,
 		MaxBuffered:    256 << 20,
+		Poll:           40 * time.Microsecond,
 	}}}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
