@@ -144,20 +144,32 @@ func (m *machine) takeAll(r *ring, taken func(gpa uint64, n uint32)) {
 	}
 }
 
-// holdLimit is how long the device may hold an interrupt of the tx ring.
-const holdLimit = time.Millisecond
+// How long the device may hold an interrupt of the tx ring, and one of the rx ring as long
+// as it has not rested.
+const (
+	txHoldLimit = time.Millisecond
+	rxHoldLimit = 50 * time.Microsecond
+)
 
 // noteUsed notes when the device has used a chain that the driver has not seen.
 func (m *machine) noteUsed() {
 	m.served = m.now
-	if r := m.rings[vhostusertest.TxIndex]; !m.wild && !r.used && r.UsedIdx() != r.seen {
-		r.used, r.usedAt = true, m.now
+	for _, index := range [...]int{vhostusertest.RxIndex, vhostusertest.TxIndex} {
+		if r := m.rings[index]; !m.wild && !r.used && r.UsedIdx() != r.seen {
+			r.used, r.usedAt = true, m.now
+		}
 	}
 }
 
 // mayHold reports whether the device may still hold the interrupt for a used chain.
 func (m *machine) mayHold(r *ring) bool {
-	return r.index == vhostusertest.TxIndex && (!r.used || m.served-r.usedAt < holdLimit)
+	switch held := m.served - r.usedAt; r.index {
+	case vhostusertest.TxIndex:
+		return !r.used || held < txHoldLimit
+	case vhostusertest.RxIndex:
+		return !m.rested && (!r.used || held < rxHoldLimit)
+	}
+	return false
 }
 
 // take takes a chain back.

@@ -48,6 +48,7 @@ type machine struct {
 	quiet   int // of them, the last ones without anything new
 	asked   bool
 	idle    bool // the device had nothing to do in its last turn
+	rested  bool // it has rested since
 
 	// The frontend.
 	frontend, channel int // our ends, -1 if there is none
@@ -211,7 +212,7 @@ func (m *machine) Rest() (more bool) { panic("a loop that has more to do rests")
 // program.
 func (m *machine) Work() (more bool) {
 	idle := !m.server.Work()
-	if idle && m.idle {
+	if m.rested = idle && m.idle; m.rested {
 		m.server.Rest()
 	}
 	m.idle = idle
