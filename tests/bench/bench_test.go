@@ -203,7 +203,7 @@ func TestPlot(t *testing.T) {
 	r.add(&f, series{rounds: map[string][]round{
 		oursName: {{throughput: 500}}, peerName: {{throughput: 25}}, bareName: {{throughput: 100}},
 	}})
-	rtt := roundTrip(1)
+	rtt := roundTrip(1, "")
 	r.add(&rtt, series{rounds: map[string][]round{oursName: {{half: 1}}, bareName: {{half: 1}}}})
 	path := filepath.Join(t.TempDir(), "bench.json")
 	if err := r.write(path); err != nil {

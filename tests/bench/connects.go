@@ -15,30 +15,44 @@ import (
 // connections is how many were opened, closed and gone in a second.
 const connections metric = "connections_per_second"
 
-// dials is how many connections are on their way at a time.
-const dials = 16
-
-var connectRows = []row{
-	{metric: connections, unit: perSecond, target: atLeast(2, peerName)},
-	{metric: processorEach, title: "processor each", unit: seconds},
-}
-
-// dialer opens connections and closes them at once, as many as it can in stretch.
+// dialer opens connections and closes them at once, as many as it can in stretch and n at
+// a time.
 type dialer interface {
-	measure(tb testing.TB, stretch time.Duration) round
+	measure(tb testing.TB, n int, stretch time.Duration) round
 }
 
-// connects is the figure of connections that a dialer opens and closes.
-func connects(by, title string, on func(testing.TB, *machine) dialer) figure {
-	return figure{
-		name:  "connects/" + by,
-		title: "connections, by " + title,
-		rows:  connectRows,
+// side is who opens connections.
+type side struct {
+	name, title string
+	dialer      func(testing.TB, *machine) dialer
+}
+
+var (
+	byGuest = side{"guest", "the guest", newGuestDialer}
+	byHost  = side{"host", "a host program", newHostDialer}
+)
+
+// connects is the figure of connections that are opened and closed, n at a time.
+func (s side) connects(n int) figure {
+	f := figure{
+		name:  "connects/" + s.name,
+		title: "connections, by " + s.title,
+		rows: []row{
+			{metric: connections, unit: perSecond},
+			{metric: processorEach, title: "processor each", unit: seconds},
+		},
 		machine: func(tb testing.TB, b backend, p params) gauge {
-			d := on(tb, b.machine(tb, ringSize))
-			return func(tb testing.TB) round { return d.measure(tb, p.stretch) }
+			d := s.dialer(tb, b.machine(tb, ringSize))
+			return func(tb testing.TB) round { return d.measure(tb, n, p.stretch) }
 		},
 	}
+	if n == 1 {
+		f.rows[0].target = atLeast(2, peerName)
+	} else {
+		f.name += fmt.Sprintf("/%d", n)
+		f.title += fmt.Sprintf(", %d at a time", n)
+	}
+	return f
 }
 
 // guestDialer is a program of the guest that opens connections to a host program and
@@ -87,13 +101,13 @@ func (g *guestDialer) serve(tb testing.TB) {
 	})
 }
 
-func (g *guestDialer) measure(tb testing.TB, stretch time.Duration) round {
+func (g *guestDialer) measure(tb testing.TB, n int, stretch time.Duration) round {
 	tb.Helper()
 	g.over, g.gone = make(chan struct{}), 0
 	before, accepted, begun := g.m.processor(), g.accepted.Load(), time.Now()
 	g.m.driver.do(func() {
 		g.until = begun.Add(stretch)
-		for range dials {
+		for range n {
 			g.dial()
 		}
 	})
@@ -155,11 +169,11 @@ func newHostDialer(tb testing.TB, m *machine) dialer {
 	return h
 }
 
-func (h *hostDialer) measure(tb testing.TB, stretch time.Duration) round {
+func (h *hostDialer) measure(tb testing.TB, n int, stretch time.Duration) round {
 	tb.Helper()
 	before, gone, begun, p := h.m.processor(), h.gone.Load(), time.Now(), &program{}
 	h.dialled, h.until = 0, begun.Add(stretch)
-	p.start(h.run)
+	p.start(func() { h.run(n) })
 	<-p.done
 	if h.err != nil {
 		tb.Fatal("a host program's connection:", h.err)
@@ -170,8 +184,8 @@ func (h *hostDialer) measure(tb testing.TB, stretch time.Duration) round {
 }
 
 // run is the program.
-func (h *hostDialer) run() {
-	for range dials {
+func (h *hostDialer) run(n int) {
+	for range n {
 		h.dial()
 	}
 	h.epoll.wait(func(fd int) bool {

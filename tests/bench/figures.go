@@ -21,8 +21,8 @@ func figures(s scale) []figure {
 	}
 	return append(all,
 		manyActive(s.active, s.several),
-		roundTrip(1), roundTrip(4*kib), polledRoundTrip(1),
-		connects("guest", "the guest", newGuestDialer), connects("host", "a host program", newHostDialer),
+		roundTrip(1, ""), roundTrip(4*kib, ""), sleepingRoundTrip(1), polledRoundTrip(1),
+		byGuest.connects(1), byGuest.connects(s.several), byHost.connects(1), byHost.connects(s.several),
 		idle(s.idle), atRest(), tx.allocations(), rx.allocations(),
 		neighbours(), fair(s.machines),
 	)

@@ -5,11 +5,16 @@ import (
 	"time"
 )
 
-// roundTrip is the figure of a message of n bytes that a host program sends back.
-func roundTrip(n int) figure {
+// roundTrip is the figure of a message of n bytes that a host program sends back; with
+// flags, of our builds alone.
+func roundTrip(n int, flags string) figure {
+	title := "round trip, " + sizeTitle(n)
+	if flags != "" {
+		title += ", " + flags
+	}
 	return figure{
 		name:  "rtt/" + sizeName(n),
-		title: "round trip, " + sizeTitle(n) + ", p50",
+		title: title + ", p50",
 		rows: []row{
 			{metric: half, unit: seconds, target: atMost(1.05, bareName)},
 			{metric: most, title: "p99", unit: seconds},
@@ -22,28 +27,30 @@ func roundTrip(n int) figure {
 			return func(tb testing.TB) round { return r.measure(p.stretch) }
 		},
 		machine: func(tb testing.TB, b backend, p params) gauge {
-			t := newTrip(tb, b.machine(tb, ringSize), n)
+			if flags != "" && !b.ours {
+				return nil
+			}
+			t := newTrip(tb, b.with(flags).machine(tb, ringSize), n)
 			return func(tb testing.TB) round { return t.measure(tb, p.stretch) }
 		},
 	}
 }
 
-// polledRoundTrip is the same of a daemon that looks for events before it sleeps. The
-// guest's driver and the host program are never busy at once, so that with two processors
-// there is one to spare for it.
+// sleepingRoundTrip is the same of a daemon that sleeps as soon as there is nothing to do.
+func sleepingRoundTrip(n int) figure {
+	f := roundTrip(n, "--poll-us 0")
+	f.name += "/sleep"
+	return f
+}
+
+// polledRoundTrip is the same of a daemon that looks for events for longer than a round
+// trip takes. The guest's driver and the host program are never busy at once, so that with
+// two processors there is one to spare for it.
 func polledRoundTrip(n int) figure {
-	f := roundTrip(n)
+	f := roundTrip(n, "--poll-us 100")
 	f.name += "/poll"
-	f.title = "round trip, " + sizeTitle(n) + ", --poll-us 100, p50"
 	f.rows = f.rows[:3]
 	f.rows[0].target = atMost(0.7, bareName)
-	on := f.machine
-	f.machine = func(tb testing.TB, b backend, p params) gauge {
-		if !b.ours {
-			return nil
-		}
-		return on(tb, b.with("--poll-us 100"), p)
-	}
 	return f
 }
 
