@@ -8,15 +8,19 @@ import (
 
 // polling decides whether the loop looks for events for a while before it sleeps:
 // to be woken costs a thread many times what a look costs it. It is worth that
-// while events come soon after one another, and an idle loop never does it. Nor does
-// one on a busy processor: see gaveWay.
+// while events come soon after one another, and an idle loop never does it: of nine
+// looks one is in vain at most. Nor does one on a busy processor: see gaveWay.
 type polling struct {
 	limit time.Duration // how long to look; 0: never
-	worth bool          // the last event came sooner than that
+	soon  int           // events in a row that came sooner than that
+	worth bool          // it is to look
 	busy  time.Duration // until when the processor is too busy
 }
 
 const (
+	// soonEnough is how many events in a row have to come soon. Two do in each round trip
+	// of a guest that is slow to answer, and then none for long.
+	soonEnough = 8
 	// visit is how long others may run that are only awake to make the next event.
 	visit = 100 * time.Microsecond
 	// busyFor is how many times as long as others ran the processor counts as busy.
@@ -34,7 +38,10 @@ func (p *polling) gaveWay(now, took time.Duration) {
 
 // waited notes how long the loop has waited, until now, and whether for an event.
 func (p *polling) waited(now, took time.Duration, event bool) {
-	p.worth = event && took < p.limit && now >= p.busy
+	if p.soon++; !event || took >= p.limit {
+		p.soon = 0
+	}
+	p.worth = p.soon >= soonEnough && now >= p.busy
 }
 
 // SetPoll has the loop look for events for up to limit before it sleeps, as long as
@@ -56,7 +63,9 @@ func (l *Loop) await() (int, error) {
 		if n, err := l.wait(0); n > 0 || err != nil || l.worker.Look() {
 			return n, err
 		}
-		p.worth = p.worth && now-began < p.limit
+		if now-began >= p.limit {
+			p.soon, p.worth = 0, false
+		}
 	}
 	if l.worker.Rest() {
 		return l.wait(0)

@@ -19,6 +19,9 @@ func ticks() eventloop.Clock {
 	return func() time.Duration { now += time.Microsecond; return now }
 }
 
+// soonEnough is how many events in a row have to come soon before the loop looks for them.
+const soonEnough = 8
+
 // With events that come soon the loop does not sleep; when they stay away it does,
 // and one that comes late does not have it look for the next.
 func TestLoopPollsWhileEventsComeSoon(t *testing.T) {
@@ -41,21 +44,21 @@ func TestLoopPollsWhileEventsComeSoon(t *testing.T) {
 		unix.Read(fd, make([]byte, 8))
 		events++
 		most, last = max(most, looks-last), looks
-		switch events {
-		case 1: // the next wait ends at once, so it is worth to look from now on
+		switch {
+		case events <= soonEnough: // the next wait ends at once
 			signal(t, fd)
-		case 2, 3, 4: // a loop that slept would never wake for the next
+		case events <= soonEnough+3: // a loop that slept would never wake for the next
 			soon = looks + 20
-		case 5: // it has slept when somebody else wakes it
+		case events == soonEnough+4: // it has slept when somebody else wakes it
 			time.AfterFunc(50*time.Millisecond, func() { signal(t, fd) })
-		case 6: // for a long time, by the clock that it looks at
+		case events == soonEnough+5: // for a long time, by the clock that it looks at
 			if most < 90 || most > 150 {
 				t.Errorf("%d looks before it slept", most)
 			}
 			now += time.Second
 			most = 0
 			time.AfterFunc(50*time.Millisecond, func() { signal(t, fd) })
-		case 7:
+		default:
 			if most > 20 {
 				t.Errorf("%d looks after an event that came late", most)
 			}
@@ -115,7 +118,7 @@ func TestLoopServesEventsOfABusyWorker(t *testing.T) {
 		find := func() bool {
 			found++
 			signal(t, fd)
-			return found > 1 // it sleeps, and wakes at once, the first time
+			return found > soonEnough // it sleeps, and wakes at once, the first times
 		}
 		loop.SetWorker(&worker{
 			work: func() bool {
@@ -147,8 +150,8 @@ func TestLoopLooksWhileItPolls(t *testing.T) {
 		work: func() bool { works++; return false },
 		look: func() bool { looks++; return looks <= 3 },
 		rest: func() bool {
-			if rests++; rests == 1 {
-				signal(t, fd) // it wakes at once, so it is worth to look from now on
+			if rests++; rests <= soonEnough {
+				signal(t, fd) // it wakes at once
 			} else {
 				loop.Stop()
 			}
@@ -158,9 +161,37 @@ func TestLoopLooksWhileItPolls(t *testing.T) {
 	if err := loop.Run(); err != nil {
 		t.Fatal(err)
 	}
-	// Once at the start, for the event, and for each look that found something.
-	if works < 5 || looks < 30 || rests != 2 {
+	// Once at the start, for each event, and for each look that found something.
+	if works < soonEnough+4 || looks < 30 || rests != soonEnough+1 {
 		t.Errorf("worked %d times, looked %d, rested %d", works, looks, rests)
+	}
+}
+
+// Where a few events come soon and then none for long, as in round trips of a slow guest,
+// the loop would only look in vain.
+func TestLoopDoesNotPollBetweenFewEvents(t *testing.T) {
+	var now time.Duration
+	loop := newLoopBy(t, func() time.Duration { now += time.Microsecond; return now })
+	loop.SetPoll(50 * time.Microsecond)
+	fd := eventfd(t)
+	loop.Add(fd, unix.EPOLLIN, handler(func(uint32) { unix.Read(fd, make([]byte, 8)) }))
+	rests := 0
+	loop.SetWorker(&worker{
+		work: func() bool { return false },
+		look: func() bool { t.Error("it looks"); loop.Stop(); return false },
+		rest: func() bool {
+			if rests++; rests == 100 {
+				loop.Stop()
+			}
+			if rests%soonEnough == 0 {
+				now += time.Millisecond // until the next event
+			}
+			signal(t, fd)
+			return false
+		},
+	})
+	if err := loop.Run(); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -239,8 +270,8 @@ func TestLoopThatPollsGivesWay(t *testing.T) {
 		work: func() bool { return false },
 		look: func() bool { looks++; return false },
 		rest: func() bool {
-			if rests++; rests == 1 {
-				signal(t, fd) // it wakes at once, so it is worth to look from now on
+			if rests++; rests <= soonEnough {
+				signal(t, fd) // it wakes at once
 				before = takenAway(t)
 			} else {
 				loop.Stop()

@@ -129,7 +129,7 @@ func TestGatheredPacketsAreAnnouncedWhenTheRingStops(t *testing.T) {
 // On a loop that finds an event whenever it looks, packets gather for 50 µs.
 func TestPacketsGatherForAMoment(t *testing.T) {
 	t.Parallel()
-	const turns, step = 100, 10 * time.Microsecond
+	const turns, step = 200, 10 * time.Microsecond
 	var now atomic.Int64
 	v := newVM(t, options{clock: func() time.Duration { return time.Duration(now.Load()) }})
 	fd, err := unix.Eventfd(1, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK) // it stays ready
