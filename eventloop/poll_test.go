@@ -38,6 +38,17 @@ func TestLoopPollsWhileEventsComeSoon(t *testing.T) {
 	})
 	loop.SetPoll(limit)
 
+	wakes := false // something is to come as soon as it sleeps
+	loop.SetWorker(&worker{
+		work: func() bool { return false },
+		rest: func() bool {
+			if wakes {
+				signal(t, fd)
+			}
+			return false
+		},
+	})
+
 	var most int // looks between two events
 	events, last := 0, 0
 	loop.Add(fd, unix.EPOLLIN, handler(func(uint32) {
@@ -49,15 +60,13 @@ func TestLoopPollsWhileEventsComeSoon(t *testing.T) {
 			signal(t, fd)
 		case events <= soonEnough+3: // a loop that slept would never wake for the next
 			soon = looks + 20
-		case events == soonEnough+4: // it has slept when somebody else wakes it
-			time.AfterFunc(50*time.Millisecond, func() { signal(t, fd) })
-		case events == soonEnough+5: // for a long time, by the clock that it looks at
+		case events == soonEnough+4: // it looks in vain
+			wakes = true
+		case events == soonEnough+5: // for as long as the limit, by the clock that it looks at
 			if most < 90 || most > 150 {
 				t.Errorf("%d looks before it slept", most)
 			}
-			now += time.Second
 			most = 0
-			time.AfterFunc(50*time.Millisecond, func() { signal(t, fd) })
 		default:
 			if most > 20 {
 				t.Errorf("%d looks after an event that came late", most)
