@@ -10,25 +10,33 @@ import (
 	"github.com/vhost-user-vsock/vhost-user-vsock/csm"
 )
 
-// addClient takes ownership of the socket of a host program that has connected.
+// addClient takes ownership of the socket of a host program that has connected. Most
+// have sent their CONNECT line by then: it is taken before the socket is watched, which
+// then makes no event of it.
 func (m *Muxer) addClient(fd int, typ csm.Type) {
 	c := m.newConn(fd, typ)
 	c.hostInitiated, c.stage = true, stageLine
 	c.refused = len(m.sockets) >= m.cfg.MaxConnections
-	if err := m.loop.Add(fd, watchIn, c); err != nil {
-		m.sites.accept.Warn(m.log, m.loop.Now(), "cannot watch a host program", err)
-		m.stats.Handshakes[HandshakeShortage].Inc()
-		unix.Close(fd) //nolint:errcheck
-		return
-	}
 	m.sockets[c] = struct{}{}
 	m.stats.Clients.Add(1)
+	port, ok, err := c.takeLine()
+	if err := m.loop.Add(fd, watchIn, c); err != nil {
+		m.sites.accept.Warn(m.log, m.loop.Now(), "cannot watch a host program", err)
+		m.refuse(c, HandshakeShortage)
+		return
+	}
 	m.afterHost(c, connectLineTimeout)
+	m.lineTaken(c, port, ok, err)
 }
 
 // readLine looks for the CONNECT line.
 func (m *Muxer) readLine(c *conn) {
 	port, ok, err := c.takeLine()
+	m.lineTaken(c, port, ok, err)
+}
+
+// lineTaken acts on what takeLine returned.
+func (m *Muxer) lineTaken(c *conn, port uint32, ok bool, err error) {
 	switch {
 	case err == io.EOF || errno(err) != 0:
 		c.readable = false
@@ -172,18 +180,9 @@ func (m *Muxer) opened(c *conn) {
 		c.port.ask(2)
 	}
 	m.endWait(c)
-	if c.fd >= 0 && hangsUp(c.fd) {
-		c.hungUp = true
-		m.clientLeft(c)
-	}
-	if c.fd < 0 {
-		c.reason = ResetClientGone
-		c.Kill()
+	if c.fd < 0 || c.hungUp {
+		m.openedLate(c)
 		return
-	}
-	if c.hungUp {
-		m.stats.Handshakes[HandshakeGone].Inc()
-		return // what it left behind its CONNECT line is delivered
 	}
 	port := c.key.host
 	if m.cfg.OKPort == OKGuest {
@@ -191,10 +190,21 @@ func (m *Muxer) opened(c *conn) {
 	}
 	line := strconv.AppendUint(append(m.line[:0], "OK "...), uint64(port), 10)
 	line = append(line, '\n')
-	switch err := c.sayOK(line); {
-	case err == nil:
+	m.saidOK(c, c.sayOK(line))
+}
+
+// saidOK acts on what sayOK returned.
+func (m *Muxer) saidOK(c *conn, err error) {
+	switch err {
+	case nil:
 		m.stats.Handshakes[HandshakeOK].Inc()
-	case err == unix.EPIPE || err == unix.ECONNRESET:
+	case unix.EPIPE, unix.ECONNRESET:
+		if hangsUp(c.fd) { // since the loop last looked
+			c.hungUp = true
+			m.clientLeft(c)
+			m.openedLate(c)
+			return
+		}
 		m.stats.Handshakes[HandshakeGone].Inc()
 		m.writeFailed(c, err)
 	default: // an empty socket took no line: the kernel is out of memory
@@ -202,4 +212,15 @@ func (m *Muxer) opened(c *conn) {
 		c.reason = ResetShortage
 		c.Kill()
 	}
+}
+
+// openedLate acts on a RESPONSE for a host program that has closed its socket. What it
+// left behind its CONNECT line is delivered.
+func (m *Muxer) openedLate(c *conn) {
+	if c.fd < 0 {
+		c.reason = ResetClientGone
+		c.Kill()
+		return
+	}
+	m.stats.Handshakes[HandshakeGone].Inc()
 }

@@ -304,6 +304,24 @@ func TestClientLeavesBeforeItsOK(t *testing.T) {
 		v.count("resets", &v.stats.Resets[muxer.ResetClientGone], 1)
 		v.idle()
 	})
+	t.Run("without, as the guest answers", func(t *testing.T) {
+		t.Parallel()
+		v := newVM(t, options{})
+		d := v.driver
+		s := v.client("CONNECT 52\n")
+		q := d.Expect(csm.OpRequest)
+		v.held(func() {
+			d.Send(d.Header(52, q.SrcPort, csm.OpResponse), nil)
+			v.loop.Do(func() { // the RESPONSE is found by this turn's look at the ring
+				s.Close()
+				v.m.Kick(1)
+			})
+		})
+		d.ExpectFor(52, q.SrcPort, csm.OpRST)
+		v.count("gone", &v.stats.Handshakes[muxer.HandshakeGone], 1)
+		v.count("resets", &v.stats.Resets[muxer.ResetClientGone], 1)
+		v.idle()
+	})
 	t.Run("before the guest was asked", func(t *testing.T) {
 		t.Parallel()
 		v := newVM(t, options{paused: true})

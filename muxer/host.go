@@ -135,7 +135,7 @@ func (m *Muxer) writeFailed(c *conn, err error) {
 // closed the socket altogether, which only the hang-up tells.
 func (m *Muxer) hostEnded(c *conn) {
 	c.eof, c.readable = true, false
-	if hangsUp(c.fd) {
+	if c.hungUp || hangsUp(c.fd) {
 		m.hostClosed(c)
 	} else {
 		c.HostEnded()

@@ -9,7 +9,7 @@ import (
 	"github.com/vhost-user-vsock/vhost-user-vsock/csm"
 )
 
-// acceptBatch is how many host programs are accepted before others get a turn.
+// acceptBatch is how many host programs are accepted at most before others get a turn.
 const acceptBatch = 64
 
 // acceptRetry is when a listener looks again that met a shortage of descriptors.
@@ -21,6 +21,8 @@ type listener struct {
 	m        *Muxer
 	typ      csm.Type
 	fd       int
+	batch    int    // how many to accept at once
+	turn     uint32 // in which some were accepted last, as Muxer.turn
 	paused   bool
 	resumeAt time.Duration
 }
@@ -44,7 +46,7 @@ func (l *listener) listen(fd int) error {
 // accepted and heard out, so that they are refused by end of file; beyond that
 // they wait in the backlog.
 func (l *listener) HandleEvents(uint32) {
-	for range acceptBatch {
+	for range l.nextBatch() {
 		if l.fd < 0 || l.paused {
 			return
 		}
@@ -68,6 +70,18 @@ func (l *listener) HandleEvents(uint32) {
 			return
 		}
 	}
+}
+
+// nextBatch returns how many host programs to accept: one, for to look for a second in
+// vain takes as long as to accept the first, but twice as many in each turn on end.
+func (l *listener) nextBatch() int {
+	if l.m.turn == l.turn+1 {
+		l.batch = min(2*l.batch, acceptBatch)
+	} else {
+		l.batch = 1
+	}
+	l.turn = l.m.turn
+	return l.batch
 }
 
 func (l *listener) pause() {

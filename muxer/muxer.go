@@ -120,6 +120,8 @@ type Muxer struct {
 	streams    listener // of host programs that connect for bytes
 	seqpackets listener // and of those that connect for messages
 
+	turn uint32 // of the loop; counts calls of Work
+
 	txWaits   bool // no kick tells of what is in the tx ring
 	txStall   stall
 	txFaulted bool // guest memory went away in the middle of serveTx
@@ -181,14 +183,15 @@ func New(cfg Config) (*Muxer, error) {
 	m.lost = losses{m: m, conns: make(map[key]csm.Type)}
 	m.cid.configured, m.cid.active = cfg.GuestCID, cfg.GuestCID
 	m.showCID()
-	m.streams = listener{m: m, typ: csm.TypeStream, fd: -1}
-	m.seqpackets = listener{m: m, typ: csm.TypeSeqpacket, fd: -1}
+	m.streams = listener{m: m, typ: csm.TypeStream, fd: -1, batch: 1}
+	m.seqpackets = listener{m: m, typ: csm.TypeSeqpacket, fd: -1, batch: 1}
 	return m, nil
 }
 
 // Work moves bytes between the rings and the host sockets, a bounded amount, and
 // reports whether more could be moved at once.
 func (m *Muxer) Work() (more bool) {
+	m.turn++
 	if m.unsaid {
 		m.endAll()
 	}

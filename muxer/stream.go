@@ -53,6 +53,9 @@ func (s *stream) takeLine() (port uint32, ok bool, err error) {
 		return 0, false, nil
 	}
 	readRetry(c.fd, m.line[:length]) //nolint:errcheck // they were seen to be there
+	if n == length && n < len(m.line) && !c.ended {
+		c.readable = false // what comes from now on makes an event
+	}
 	return port, true, nil
 }
 
