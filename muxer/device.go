@@ -87,7 +87,7 @@ func (m *Muxer) Detach() {
 func (m *Muxer) StartQueue(index int, q *virtqueue.Queue) {
 	switch index {
 	case rxQueue:
-		m.rx, m.rxGather = q, gathering{rested: true}
+		m.rx, m.rxGather = q, gathering{}
 		m.setRxStall(false)
 	case txQueue:
 		m.tx, m.txWaits, m.txFaulted = q, true, false

@@ -11,29 +11,32 @@ const gatherLimit = 50 * time.Microsecond
 // takes longer than to carry it. Used buffers are published meanwhile all the same: a
 // driver that is awake takes them.
 type gathering struct {
-	rested bool          // the loop found no event since the last turn
-	n      int           // entries of the used ring that gather
-	since  time.Duration // the first of them was used, by the loop's clock
+	dense bool          // the loop has found an event at each look since the last turn
+	n     int           // entries of the used ring that gather
+	since time.Duration // the first of them was used, by the loop's clock
 }
 
 // interruptRx interrupts the driver for the used buffers of the rx ring, or lets them
-// gather: until a turn adds none or is not the last for now, there are enough of them,
-// or the loop rests.
+// gather: where an event was there as soon as the turn before was over, as long as each
+// turn adds some and leaves nothing for the next one, and there is room and time for more.
 func (m *Muxer) interruptRx(more bool) {
 	g, now := &m.rxGather, m.loop.Now()
 	m.rx.Publish()
-	n, dense := m.rx.Unannounced(), !g.rested
-	g.rested = false
+	n, dense := m.rx.Unannounced(), g.dense
+	g.dense = true
 	if g.n == 0 {
 		g.since = now
 	}
-	// A quarter leaves the driver time to post them again.
-	if more || !dense || n == g.n || n >= m.rx.Size()/4 || now-g.since >= gatherLimit {
+	if more || !dense || n == g.n || now-g.since >= gatherLimit || !m.roomToGather() {
 		m.announceRx()
 		return
 	}
 	g.n = n
 }
+
+// roomToGather reports whether the driver has posted buffers for more packets. A quarter
+// of the ring may be used, which leaves it time to post them again.
+func (m *Muxer) roomToGather() bool { return m.rx.Unannounced() < m.rx.Size()/4 && !m.rx.Empty() }
 
 // announceRx sends the driver an interrupt for what has gathered.
 func (m *Muxer) announceRx() {
@@ -41,10 +44,11 @@ func (m *Muxer) announceRx() {
 	m.rx.NotifyIfNeeded()
 }
 
-// rests notes that no event was there when the loop looked for one.
-func (m *Muxer) rests() {
-	m.rxGather.rested = true
-	if m.running() {
+// noEventFound notes that no event was there when the loop looked for one. The tx ring
+// may have stopped meanwhile, and with it all that waits for both.
+func (m *Muxer) noEventFound() {
+	m.rxGather.dense = false
+	if m.rx != nil {
 		m.announceRx()
 	}
 }

@@ -8,13 +8,18 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/csm"
+	"github.com/vhost-user-vsock/vhost-user-vsock/muxer/muxertest"
 )
 
 // gathered is a muxer without a loop whose rx ring's interrupts are counted.
 type gathered struct{ moderated }
 
-func newGathered(t *testing.T) gathered {
-	g := gathered{newModerated(t)}
+func newGathered(t *testing.T) gathered { return newGatheredIn(t, 0) }
+
+// newGatheredIn is newGathered with a number of receive buffers.
+func newGatheredIn(t *testing.T, buffers int) gathered {
+	g := gathered{moderated{newVM(t, options{noLoop: true, driver: muxertest.Options{Buffers: buffers}})}}
+	g.turn()
 	g.answer(1) // what a ring begins with is announced
 	g.m.Rest()
 	g.read()
@@ -114,6 +119,21 @@ func TestPacketsGatherUpToAQuarterOfTheRing(t *testing.T) {
 	}
 }
 
+// So are packets that none can join, for no receive buffer is left.
+func TestPacketsOfAnEmptyRingDoNotGather(t *testing.T) {
+	t.Parallel()
+	g := newGatheredIn(t, 3)
+	for range 3 {
+		g.answer(1)
+		g.expectInterrupt("the first")
+		g.answer(1)
+		g.expectGathering("an event was there")
+		g.answer(2)
+		g.expectInterrupt("no buffer is left")
+		g.m.Rest()
+	}
+}
+
 // A ring that stops leaves nothing unannounced.
 func TestGatheredPacketsAreAnnouncedWhenTheRingStops(t *testing.T) {
 	t.Parallel()
@@ -124,6 +144,25 @@ func TestGatheredPacketsAreAnnouncedWhenTheRingStops(t *testing.T) {
 	g.expectGathering("an event was there")
 	g.stopAll()
 	g.expect("stop", g.rx.Interrupts(), 1)
+}
+
+// Nor does it when only the tx ring stops, after which no turn serves either.
+func TestGatheredPacketsAreAnnouncedWhenTheOtherRingStops(t *testing.T) {
+	t.Parallel()
+	for _, rest := range []func(gathered){
+		func(g gathered) { g.m.Look() },
+		func(g gathered) { g.m.Rest() },
+	} {
+		g := newGathered(t)
+		g.answer(1)
+		g.expectInterrupt("the first")
+		g.answer(1)
+		g.expectGathering("an event was there")
+		g.m.StopQueue(1)
+		g.m.Work()
+		rest(g)
+		g.expect("no event was there", g.rx.Interrupts(), 1)
+	}
 }
 
 // On a loop that finds an event whenever it looks, packets gather for 50 µs.

@@ -87,30 +87,6 @@ func (m *Muxer) takeTx(last bool) (more bool) {
 	}
 }
 
-// Rest asks for a kick when the driver adds to the tx ring, which is not asked for
-// before: a loop that is busy, with the rx ring or by polling, takes what is there each
-// turn, and a kick would cost the driver and the loop more than that.
-func (m *Muxer) Rest() (more bool) {
-	m.rests()
-	if !m.looksAtTx() {
-		return false
-	}
-	if m.tx.ArmKick() {
-		return true
-	}
-	m.txWaits = false
-	return false
-}
-
-// Look reports whether the driver has added to the tx ring since Work.
-func (m *Muxer) Look() (more bool) {
-	m.rests()
-	return m.looksAtTx() && !m.tx.Empty()
-}
-
-// looksAtTx reports whether packets are taken off the tx ring without a kick.
-func (m *Muxer) looksAtTx() bool { return m.running() && m.txWaits && m.txStall == stallNone }
-
 // txTurn returns how many bytes one turn takes, more or less. A guest that sends large
 // packets by one connection has little in the ring, its credit allows no more; so half
 // of that is taken and told, and the guest sends on while the rest is written.

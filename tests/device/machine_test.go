@@ -47,7 +47,7 @@ type machine struct {
 	rounds  int // at the end
 	quiet   int // of them, the last ones without anything new
 	asked   bool
-	idle    bool // the device had nothing to do in its last turn
+	idle    int  // turns in a row in which the device had nothing to do
 	rested  bool // it has rested since
 
 	// The frontend.
@@ -207,15 +207,21 @@ func (m *machine) Look() (more bool) { panic("a loop that does not poll looks") 
 // Rest is never called either: there is more until the program has ended.
 func (m *machine) Rest() (more bool) { panic("a loop that has more to do rests") }
 
-// Work lets the device work, and rest in the second of two turns without work: a loop that
-// polls or has events to serve does not let it rest in the first. Then it goes on with the
-// program.
+// restless is how many turns without work the device has to stay awake for: a loop that
+// finds events does not let it rest, and what is held meanwhile may not get lost.
+const restless = 3
+
+// Work lets the device work, and rest now and then. Then it goes on with the program.
 func (m *machine) Work() (more bool) {
-	idle := !m.server.Work()
-	if m.rested = idle && m.idle; m.rested {
-		m.server.Rest()
+	if m.server.Work() {
+		m.idle = 0
+	} else {
+		m.idle++
 	}
-	m.idle = idle
+	if m.rested = m.idle > restless; m.rested {
+		m.server.Rest()
+		m.idle = 0
+	}
 	m.noteUsed()
 	if m.turns > 0 {
 		m.turns--
