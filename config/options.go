@@ -138,7 +138,7 @@ var groups = []group{
 	{"Speed", []option{
 		{
 			name: "poll-us", arg: "N", def: "40",
-			help: "For how many microseconds, up to 1000, to look for events before sleeping, as long as they come that soon after one another. It saves wake-ups and takes a processor that nobody else wants; an idle VM sleeps. 0 looks for none.",
+			help: "For how many microseconds, up to 1000, to look for events before sleeping, where eight in a row came that soon and no more threads than the processors and one want to run. It saves wake-ups and takes a processor that nobody else wants; an idle VM sleeps. 0 looks for none.",
 			vm:   func(v *VM, s string) (err error) { v.Poll, err = parsePoll(s); return err },
 			ofVM: func(v *VM) any { return v.Poll },
 		},

@@ -1,6 +1,8 @@
 package daemon
 
 import (
+	"time"
+
 	"github.com/vhost-user-vsock/vhost-user-vsock/muxer"
 	"github.com/vhost-user-vsock/vhost-user-vsock/stats"
 	"github.com/vhost-user-vsock/vhost-user-vsock/trace"
@@ -142,6 +144,8 @@ var families = []family{
 
 	histograms("loop_turn_seconds", "Time that the VM's event loop took for one turn, for which all else of the VM waited.",
 		func(s *vmStats, put putHistogram) { put(&s.turns) }),
+	counters("loop_poll_seconds_total", "Time for which the VM's event loop has looked for events in vain instead of sleeping, as --poll-us allows.",
+		func(s *vmStats, put put) { put(time.Duration(s.polling.Load()).Seconds()) }),
 
 	// Rings.
 	counters("notifications_total", "Batches of used buffers by whether the driver was interrupted for them.",

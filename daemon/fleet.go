@@ -10,6 +10,7 @@ import (
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/config"
 	"github.com/vhost-user-vsock/vhost-user-vsock/control"
+	"github.com/vhost-user-vsock/vhost-user-vsock/eventloop"
 	"github.com/vhost-user-vsock/vhost-user-vsock/hostsock"
 )
 
@@ -19,6 +20,8 @@ type fleet struct {
 	log   logrus.FieldLogger
 	own   hostsock.Registry // the sockets of all
 	files uint64            // how many may be open
+
+	processors *eventloop.Processors // nil if the kernel does not tell of them
 
 	control string // path of the control socket, empty: there is none
 
@@ -51,6 +54,9 @@ func (f *fleet) open(vms []config.VM) error {
 		return err
 	}
 	useProcessors(len(vms))
+	if f.processors, err = eventloop.OpenProcessors(); err != nil {
+		f.log.WithError(err).Warn("cannot tell when processors are busy; VMs poll all the same")
+	}
 	for i, cfg := range vms {
 		v := newVM(cfg, control.FromConfig, f)
 		f.vms = append(f.vms, v)
@@ -146,5 +152,5 @@ func (f *fleet) close() error {
 	ending.Wait()
 	f.watchers.Wait()
 	f.giveUp()
-	return gather(errs...)
+	return gather(append(errs, f.processors.Close())...)
 }

@@ -100,6 +100,7 @@ func TestMetricsShowTheCounters(t *testing.T) {
 	m.BufferStalled.Stop(4500 * time.Millisecond)
 	m.Answered[muxer.GuestInitiated][muxer.AnswerRST].Observe(5 * time.Microsecond)
 	v.stats.turns.Observe(time.Minute)
+	v.stats.polling.Add(2.5e9)
 	m.GuestWaits.Set(19)
 	m.GuestRetries.Add(20)
 	m.RxQueueDepth.Set(10)
@@ -136,6 +137,7 @@ func TestMetricsShowTheCounters(t *testing.T) {
 		`loop_turn_seconds_bucket{vm="cid7",le="16.777216"} 0`,
 		`loop_turn_seconds_bucket{vm="cid7",le="+Inf"} 1`,
 		`loop_turn_seconds_sum{vm="cid7"} 60`,
+		`loop_poll_seconds_total{vm="cid7"} 2.5`,
 		`guest_waits{vm="cid7"} 19`,
 		`guest_retries_total{vm="cid7"} 20`,
 		`rxq_depth{vm="cid7"} 10`,

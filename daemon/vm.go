@@ -43,9 +43,10 @@ type vm struct {
 	muxer  *muxer.Muxer
 	server *vhostuser.Server
 
-	files []*hostsock.Listener // the socket files it made
-	known []string             // the paths it added to own
-	own   *hostsock.Registry   // of the whole program
+	files      []*hostsock.Listener  // the socket files it made
+	known      []string              // the paths it added to own
+	own        *hostsock.Registry    // of the whole program
+	processors *eventloop.Processors // of the whole program
 
 	probe       question[struct{}]
 	connections question[[]muxer.Connection]
@@ -81,6 +82,7 @@ type vmStats struct {
 	muxer          muxer.Stats
 	vhostuser      vhostuser.Stats
 	turns          stats.Histogram // of the event loop
+	polling        stats.Counter   // of nanoseconds for which it has looked for events
 	trace          trace.Stats
 	maxConnections stats.Gauge
 	maxBuffered    stats.Gauge
@@ -93,16 +95,17 @@ type vmStats struct {
 // newVM returns a VM of the fleet that is not served yet.
 func newVM(cfg config.VM, origin control.Origin, f *fleet) *vm {
 	v := &vm{
-		name:    cfg.Name,
-		cfg:     cfg,
-		log:     f.log.WithField("vm", cfg.Name),
-		own:     &f.own,
-		over:    make(chan struct{}),
-		done:    make(chan struct{}),
-		vacant:  make(chan struct{}),
-		born:    clock(),
-		origin:  origin,
-		drained: make(chan struct{}),
+		name:       cfg.Name,
+		cfg:        cfg,
+		log:        f.log.WithField("vm", cfg.Name),
+		own:        &f.own,
+		processors: f.processors,
+		over:       make(chan struct{}),
+		done:       make(chan struct{}),
+		vacant:     make(chan struct{}),
+		born:       clock(),
+		origin:     origin,
+		drained:    make(chan struct{}),
 
 		abandoned: make(chan struct{}),
 	}
@@ -162,7 +165,7 @@ func (v *vm) build(cfg config.VM, log logrus.FieldLogger) (err error) {
 	if v.loop, err = eventloop.New(clock); err != nil {
 		return fmt.Errorf("event loop: %w", err)
 	}
-	v.loop.SetPoll(cfg.Poll)
+	v.loop.SetPoll(eventloop.Poll{Limit: cfg.Poll, Crowded: v.processors.Crowded, Spent: &v.stats.polling})
 	v.loop.CountTurns(&v.stats.turns)
 	v.muxer, err = muxer.New(muxer.Config{
 		Loop:           v.loop,

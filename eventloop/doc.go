@@ -10,6 +10,7 @@
 //	handlers one call for each ready descriptor
 //	expire   the worker's Expire when its deadline has come
 //	work     the worker's Work
+//	look     the worker's Look, when it has no more to do and the loop polls, which see Poll
 //	rest     the worker's Rest, when it has no more to do and the loop will sleep
 //
 // Whatever runs there may touch everything else that runs there without a

@@ -28,7 +28,10 @@ type Handler interface {
 	HandleEvents(events uint32) // EPOLL* bits
 }
 
-// Worker is served between two waits.
+// Worker is served between two waits. What one of its methods leaves undone for now, such
+// as to tell others of what it did, it can rely on the next to do: after Work that reports
+// no more, either an event was there at once, and there is another turn, or Look or Rest
+// is called.
 type Worker interface {
 	// Work does a bounded piece of work. While there is more the loop looks
 	// for events without sleeping.
@@ -36,8 +39,8 @@ type Worker interface {
 	// Rest is called before the loop sleeps: of whatever comes from now on an event
 	// must tell. It reports whether something has come already.
 	Rest() (more bool)
-	// Look reports, while the loop polls instead of sleeping and has found no event,
-	// whether something has come of which none tells.
+	// Look is called while the loop polls instead of sleeping and has found no event. It
+	// reports whether something has come of which none tells.
 	Look() (more bool)
 	// Deadline says when Expire must run next, by the clock of Loop.Now.
 	Deadline() (at time.Duration, ok bool)
@@ -70,6 +73,7 @@ func New(clock Clock) (*Loop, error) {
 		return nil, os.NewSyscallError("epoll_create1", err)
 	}
 	l := &Loop{epoll: epoll, worker: idle{}, clock: clock, turns: new(stats.Histogram)}
+	l.SetPoll(Poll{})
 	if err := l.calls.open(l); err != nil {
 		unix.Close(epoll)
 		return nil, err

@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"runtime"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -36,7 +37,7 @@ func TestLoopPollsWhileEventsComeSoon(t *testing.T) {
 		}
 		return now
 	})
-	loop.SetPoll(limit)
+	loop.SetPoll(eventloop.Poll{Limit: limit})
 
 	wakes := false // something is to come as soon as it sleeps
 	loop.SetWorker(&worker{
@@ -117,7 +118,7 @@ func TestLoopRestsBeforeItSleeps(t *testing.T) {
 func TestLoopServesEventsOfABusyWorker(t *testing.T) {
 	for _, poll := range []time.Duration{0, 50 * time.Microsecond} {
 		loop := newLoopBy(t, ticks())
-		loop.SetPoll(poll)
+		loop.SetPoll(eventloop.Poll{Limit: poll})
 		fd := eventfd(t)
 		served, turns, found := 0, 0, 0
 		loop.Add(fd, unix.EPOLLIN, handler(func(uint32) {
@@ -151,7 +152,7 @@ func TestLoopServesEventsOfABusyWorker(t *testing.T) {
 // A loop that polls lets the worker look instead, until it has polled for long enough.
 func TestLoopLooksWhileItPolls(t *testing.T) {
 	loop := newLoopBy(t, ticks())
-	loop.SetPoll(50 * time.Microsecond)
+	loop.SetPoll(eventloop.Poll{Limit: 50 * time.Microsecond})
 	fd := eventfd(t)
 	loop.Add(fd, unix.EPOLLIN, handler(func(uint32) { unix.Read(fd, make([]byte, 8)) }))
 	var works, looks, rests int
@@ -181,7 +182,7 @@ func TestLoopLooksWhileItPolls(t *testing.T) {
 func TestLoopDoesNotPollBetweenFewEvents(t *testing.T) {
 	var now time.Duration
 	loop := newLoopBy(t, func() time.Duration { now += time.Microsecond; return now })
-	loop.SetPoll(50 * time.Microsecond)
+	loop.SetPoll(eventloop.Poll{Limit: 50 * time.Microsecond})
 	fd := eventfd(t)
 	loop.Add(fd, unix.EPOLLIN, handler(func(uint32) { unix.Read(fd, make([]byte, 8)) }))
 	rests := 0
@@ -216,7 +217,7 @@ func TestLoopDoesNotPollOnABusyProcessor(t *testing.T) {
 		}
 		return now
 	})
-	loop.SetPoll(20 * run)
+	loop.SetPoll(eventloop.Poll{Limit: 20 * run})
 	fd := eventfd(t)
 	loop.Add(fd, unix.EPOLLIN, handler(func(uint32) { unix.Read(fd, make([]byte, 8)) }))
 	var looks int
@@ -270,7 +271,7 @@ func TestLoopThatPollsGivesWay(t *testing.T) {
 
 	const least, most = 10, 100
 	loop := newLoopBy(t, ticks())
-	loop.SetPoll(most * time.Microsecond)
+	loop.SetPoll(eventloop.Poll{Limit: most * time.Microsecond})
 	fd := eventfd(t)
 	loop.Add(fd, unix.EPOLLIN, handler(func(uint32) { unix.Read(fd, make([]byte, 8)) }))
 	var looks, rests int
@@ -300,7 +301,8 @@ func TestLoopThatPollsGivesWay(t *testing.T) {
 // calling thread.
 func startBusyProcess(t *testing.T) {
 	t.Helper()
-	cmd := exec.Command("sh", "-c", "echo; while :; do :; done")
+	cmd := exec.Command("sh", "-c", "ulimit -t 30; echo; while :; do :; done")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

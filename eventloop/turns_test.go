@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vhost-user-vsock/vhost-user-vsock/eventloop"
 	"github.com/vhost-user-vsock/vhost-user-vsock/stats"
 )
 
@@ -16,7 +17,7 @@ func TestLoopCountsItsTurns(t *testing.T) {
 			loop := newLoopBy(t, func() time.Duration { return now })
 			var turns stats.Histogram
 			loop.CountTurns(&turns)
-			loop.SetPoll(poll)
+			loop.SetPoll(eventloop.Poll{Limit: poll})
 
 			done, worked := 0, false
 			loop.SetWorker(&worker{

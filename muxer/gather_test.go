@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/csm"
+	"github.com/vhost-user-vsock/vhost-user-vsock/eventloop"
 	"github.com/vhost-user-vsock/vhost-user-vsock/muxer/muxertest"
 )
 
@@ -179,7 +180,7 @@ func TestPacketsGatherForAMoment(t *testing.T) {
 	turn, last, interrupts, most := 0, 0, 0, 0
 	over := make(chan struct{})
 	v.do(func() {
-		v.loop.SetPoll(time.Millisecond)
+		v.loop.SetPoll(eventloop.Poll{Limit: time.Millisecond})
 		gathered{moderated{v}}.read()
 		v.loop.Add(fd, unix.EPOLLIN, handler(func() {
 			if v.rx.Interrupts() > 0 {
