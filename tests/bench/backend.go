@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -27,6 +28,11 @@ type backend struct {
 	one     string // what follows if it is to serve one VM, with {sock} and {uds}
 	each    string // what follows for each VM of several, with {name} too; empty: it serves one
 	ours    bool   // it is a daemon of this tree, of whatever build
+
+	// It runs in the session of the bench, as it does in that of a shell that starts the
+	// VMM, too. A service manager gives both a session or control group of their own, and
+	// Linux shares processors between these first.
+	inSession bool
 }
 
 // daemon is a build of ours; path may have flags behind it.
@@ -38,10 +44,11 @@ func daemon(name, path string) backend {
 	}
 }
 
-// with returns the backend with further flags, if it is ours.
-func (b backend) with(flags string) backend {
+// with returns the backend with the value for a flag, whatever it was given, if it is ours.
+func (b backend) with(flag, value string) backend {
 	if b.ours {
-		b.program += " " + flags
+		given := regexp.MustCompile(" " + flag + `[ =]\S+`)
+		b.program = given.ReplaceAllLiteralString(b.program, "") + " " + flag + " " + value
 	}
 	return b
 }
@@ -73,7 +80,7 @@ func (b backend) start(tb testing.TB, n int) (vms []*process) {
 		vms = append(vms, p)
 	}
 	cmd := exec.Command("sh", "-c", "exec "+command)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: !b.inSession, Setpgid: b.inSession}
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {

@@ -139,6 +139,23 @@ func TestBackendThatEnds(t *testing.T) {
 	}
 }
 
+// A flag that a figure needs takes the place of one that the daemon was given.
+func TestFlagOfAFigure(t *testing.T) {
+	for given, want := range map[string]string{
+		"":                         " --poll-us 100",
+		" --poll-us 0":             " --poll-us 100",
+		" --poll-us=0 --ok-port 1": " --ok-port 1 --poll-us 100",
+	} {
+		b := backend{program: "daemon" + given, ours: true}
+		if got := b.with(pollFlag, "100").program; got != "daemon"+want {
+			t.Errorf("%q becomes %q", b.program, got)
+		}
+		if b.ours = false; b.with(pollFlag, "100") != b {
+			t.Error("another backend is given flags of ours")
+		}
+	}
+}
+
 func TestChosen(t *testing.T) {
 	for only, want := range map[string]string{
 		"":                 "tx/64 tx/64K tx/64K/16 rtt/1 neighbours",

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strconv"
 	"testing"
 )
 
@@ -24,7 +25,7 @@ func idle(n int) figure {
 		},
 		apart: true,
 		machine: func(tb testing.TB, b backend, p params) gauge {
-			b = b.with(fmt.Sprintf("--max-connections %d", n+16))
+			b = b.with("--max-connections", strconv.Itoa(n+16))
 			crowded, alone := b.machine(tb, ringSize), b.machine(tb, ringSize)
 			before := crowded.resident(tb)
 			crowded.dial(tb, n)

@@ -39,6 +39,7 @@ func run() error {
 	program := flag.String("daemon", "", "path of the daemon, and flags for it; built from this tree unless given")
 	base := flag.String("base", "", "the same of another build, to compare with")
 	peer := flag.String("peer", os.Getenv("PEER"), "command line of another backend, with {sock} and {uds}")
+	oneSession := flag.Bool("one-session", false, "run backends in the bench's session, as a shell does; else each has one of its own, as from a service manager")
 	output := flag.String("json", "", "write every round to this file")
 	plot := flag.String("plot", "", "draw this file, which -json wrote, as SVG on the standard output, and do nothing else")
 	flag.Parse()
@@ -71,6 +72,9 @@ func run() error {
 	}
 	if *peer != "" {
 		backends = append(backends, backend{name: peerName, one: *peer})
+	}
+	for i := range backends {
+		backends[i].inSession = *oneSession
 	}
 	if all = chosen(all, *only); len(all) == 0 {
 		return fmt.Errorf("-only %q: no figure has that name; -list tells them", *only)

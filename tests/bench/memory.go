@@ -36,7 +36,7 @@ func (d direction) allocations() figure {
 				return nil // it does not tell
 			}
 			address := vm.FreeAddr(tb)
-			m := b.with("--metrics-addr "+address).machine(tb, ringSize)
+			m := b.with("--metrics-addr", address).machine(tb, ringSize)
 			c := d.carrier(tb, m, flow{1, 4 * kib}, p.check)
 			mallocs := func() float64 {
 				d := vm.Daemon{Metrics: "http://" + address + "/metrics"}

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -26,7 +27,7 @@ func neighbours() figure {
 			{metric: most, title: "p99", unit: seconds},
 		},
 		machine: func(tb testing.TB, b backend, p params) gauge {
-			m := b.with(fmt.Sprintf("--max-connections %d", floodConnections)).machines(tb, 2)
+			m := b.with("--max-connections", strconv.Itoa(floodConnections)).machines(tb, 2)
 			quiet, f := newTrip(tb, m[0], 1), newFlood(tb, m[1])
 			return func(tb testing.TB) round {
 				alone := quiet.measure(tb, p.stretch)

@@ -5,12 +5,15 @@ import (
 	"time"
 )
 
+// pollFlag says for how many microseconds a daemon of ours looks for events.
+const pollFlag = "--poll-us"
+
 // roundTrip is the figure of a message of n bytes that a host program sends back; with
-// flags, of our builds alone.
-func roundTrip(n int, flags string) figure {
+// a value for --poll-us, of our builds alone.
+func roundTrip(n int, poll string) figure {
 	title := "round trip, " + sizeTitle(n)
-	if flags != "" {
-		title += ", " + flags
+	if poll != "" {
+		title += ", " + pollFlag + " " + poll
 	}
 	return figure{
 		name:  "rtt/" + sizeName(n),
@@ -27,10 +30,13 @@ func roundTrip(n int, flags string) figure {
 			return func(tb testing.TB) round { return r.measure(p.stretch) }
 		},
 		machine: func(tb testing.TB, b backend, p params) gauge {
-			if flags != "" && !b.ours {
-				return nil
+			if poll != "" {
+				if !b.ours {
+					return nil
+				}
+				b = b.with(pollFlag, poll)
 			}
-			t := newTrip(tb, b.with(flags).machine(tb, ringSize), n)
+			t := newTrip(tb, b.machine(tb, ringSize), n)
 			return func(tb testing.TB) round { return t.measure(tb, p.stretch) }
 		},
 	}
@@ -38,7 +44,7 @@ func roundTrip(n int, flags string) figure {
 
 // sleepingRoundTrip is the same of a daemon that sleeps as soon as there is nothing to do.
 func sleepingRoundTrip(n int) figure {
-	f := roundTrip(n, "--poll-us 0")
+	f := roundTrip(n, "0")
 	f.name += "/sleep"
 	return f
 }
@@ -47,7 +53,7 @@ func sleepingRoundTrip(n int) figure {
 // trip takes. The guest's driver and the host program are never busy at once, so that with
 // two processors there is one to spare for it.
 func polledRoundTrip(n int) figure {
-	f := roundTrip(n, "--poll-us 100")
+	f := roundTrip(n, "100")
 	f.name += "/poll"
 	f.rows = f.rows[:3]
 	f.rows[0].target = atMost(0.7, bareName)
