@@ -221,6 +221,115 @@ func TestOKIsReadAlone(t *testing.T) {
 	v.idle()
 }
 
+// A client that has taken its OK just now may be in that very call still, which would
+// take what follows as well: nothing follows for 2 ms.
+func TestNothingFollowsAnOKTooSoon(t *testing.T) {
+	t.Parallel()
+	const grace = 2 * time.Millisecond
+	open := func(t *testing.T, line string) (stalledVM, *sock, *muxertest.Conn) {
+		v := newStalledVM(t, options{})
+		l := v.guest().Listen(52)
+		s := v.client(line)
+		c, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v, s, c
+	}
+	held := func(v stalledVM, want bool) {
+		v.t.Helper()
+		v.do(func() {
+			if held := v.stats.Buffered.Load() > 0; held != want {
+				v.t.Errorf("bytes are held: %v, want %v", held, want)
+			}
+		})
+	}
+	speak := func(v stalledVM, c *muxertest.Conn, data string) {
+		v.t.Helper()
+		guestWrites(v.t, c, []byte(data))
+		v.count("bytes taken", &v.stats.TxBytes, uint64(len(data)))
+	}
+	t.Run("the guest speaks at once", func(t *testing.T) {
+		t.Parallel()
+		v, s, c := open(t, "CONNECT 52\n")
+		s.wantOK()
+		v.pass(grace - 1)
+		speak(v, c, "banner")
+		v.pass(grace - 1)
+		held(v, true)
+		v.pass(1)
+		s.want([]byte("banner"))
+	})
+	t.Run("the guest speaks later", func(t *testing.T) {
+		t.Parallel()
+		v, s, c := open(t, "CONNECT 52\n")
+		s.wantOK()
+		v.pass(grace)
+		speak(v, c, "banner")
+		held(v, false)
+		s.want([]byte("banner"))
+	})
+	t.Run("the guest answers what came after the OK", func(t *testing.T) {
+		t.Parallel()
+		v, s, c := open(t, "CONNECT 52\n")
+		s.wantOK()
+		s.send([]byte("request"))
+		wantGuest(t, c, []byte("request"))
+		speak(v, c, "reply")
+		held(v, false)
+		s.want([]byte("reply"))
+	})
+	t.Run("the guest answers what came before the OK", func(t *testing.T) {
+		t.Parallel()
+		v, s, c := open(t, "CONNECT 52\nrequest")
+		wantGuest(t, c, []byte("request"))
+		v.pass(grace)
+		speak(v, c, "reply")
+		s.wantOK()
+		v.do(func() {})
+		s.send([]byte(" and more"))
+		wantGuest(t, c, []byte(" and more"))
+		held(v, true)
+		v.pass(grace)
+		s.want([]byte("reply"))
+	})
+	t.Run("what came before the OK has to wait for credit", func(t *testing.T) {
+		t.Parallel()
+		v := newStalledVM(t, options{})
+		d := v.driver
+		s := v.client("CONNECT 52\nrequest")
+		h := d.Header(52, d.Expect(csm.OpRequest).SrcPort, csm.OpResponse)
+		h.BufAlloc = 0
+		d.Send(h, nil)
+		s.wantOK()
+		d.ExpectFor(52, h.DstPort, csm.OpCreditRequest)
+		h.Op, h.BufAlloc = csm.OpCreditUpdate, 1<<10
+		d.Send(h, nil)
+		d.ExpectFor(52, h.DstPort, csm.OpRW)
+		h.Op = csm.OpRW
+		d.Send(h, []byte("reply"))
+		v.count("bytes taken", &v.stats.TxBytes, uint64(len("reply")))
+		held(v, true)
+		v.pass(grace)
+		s.want([]byte("reply"))
+	})
+	t.Run("the client sends on over an OK that it does not take", func(t *testing.T) {
+		t.Parallel()
+		v, s, c := open(t, "CONNECT 52\n")
+		v.count("OK", &v.stats.Handshakes[muxer.HandshakeOK], 1)
+		s.send([]byte("request"))
+		wantGuest(t, c, []byte("request"))
+		speak(v, c, "reply")
+		v.pass(grace)
+		held(v, true)
+		s.wantOK()
+		v.do(func() {})
+		held(v, true)
+		v.pass(grace)
+		s.want([]byte("reply"))
+	})
+}
+
 // The same with a client that takes the line byte by byte: nothing comes between,
 // and the guest's close waits as well.
 func TestOKReadByteByByte(t *testing.T) {

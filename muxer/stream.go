@@ -15,7 +15,7 @@ const (
 	maxReadHint = window
 )
 
-// okGrace is how long held bytes wait after the OK line was taken. Taking it wakes
+// okGrace is how long guest bytes wait after the OK line was taken. Taking it wakes
 // us while the program is still in its call, which would take them as well.
 const okGrace = 2 * time.Millisecond
 
@@ -24,8 +24,10 @@ type stream struct {
 	c   *conn
 	out csm.TxBuf
 
-	okUnread  bool          // the OK was written, and guest bytes may not follow it yet
-	okTakenAt time.Duration // when held bytes found the OK taken, by the loop's clock
+	okUnread bool          // the OK was written, and guest bytes may not follow it yet
+	okTaken  bool          // guest bytes that were to follow found it taken
+	graceAt  time.Duration // since when okGrace runs, by the loop's clock: the OK was written, or found taken
+	early    bool          // the program may have sent bytes before its OK
 
 	readHint int // bytes worth making room for at the next read
 }
@@ -66,12 +68,13 @@ func (s *stream) sayOK(line []byte) error {
 	if err == nil && n < len(line) {
 		err = unix.EAGAIN
 	}
-	s.okUnread = err == nil
+	s.okUnread, s.early = err == nil, s.c.readable
+	s.graceAt = s.c.m.loop.Now()
 	return err
 }
 
-// mayWrite reports whether guest bytes may follow the OK line: the host program
-// has read it, and bytes that were held back for that have waited okGrace more.
+// mayWrite reports whether guest bytes may follow the OK line: the host program has
+// taken it, and is back from the call that did.
 func (s *stream) mayWrite() bool {
 	m := s.c.m
 	switch now := m.loop.Now(); {
@@ -79,16 +82,23 @@ func (s *stream) mayWrite() bool {
 		return true
 	case !allTaken(s.c.fd):
 		return false
-	case s.out.Len() == 0: // it was read some time ago
-	case s.okTakenAt == 0:
-		s.okTakenAt = now
+	case !s.okTaken && s.out.Len() > 0: // perhaps just now
+		s.okTaken, s.graceAt = true, now
 		m.afterHost(s.c, okGrace)
 		return false
-	case now-s.okTakenAt < okGrace:
+	case now-s.graceAt < okGrace:
 		return false
 	}
 	s.okUnread = false
 	return true
+}
+
+// heard notes that the program has sent something: if that was after its OK, it is
+// back from the call that took it.
+func (s *stream) heard() {
+	if s.okUnread && !s.early && allTaken(s.c.fd) {
+		s.okUnread = false
+	}
 }
 
 func (s *stream) write(from, to int, _ bool) bool {
@@ -154,6 +164,7 @@ func (s *stream) pump() (packets, bytes int) {
 	if n < min(room, minReadHint) && !cut && !c.urgent && !c.ended {
 		c.readable = false // it would only say EAGAIN: what comes from now on makes an event
 	}
+	s.heard()
 	packets = m.fill(c, n, false)
 	if c.PacketsRunShort() {
 		c.AskCredit()
