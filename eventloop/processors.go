@@ -11,7 +11,7 @@ import (
 // at any time.
 type Processors struct {
 	loadavg *os.File
-	n       int // that this process may use
+	n       int // that this process may use, perhaps not all of the machine's
 }
 
 // OpenProcessors returns the machine's processors. The caller must Close them.
@@ -23,8 +23,8 @@ func OpenProcessors() (*Processors, error) {
 	return &Processors{loadavg: f, n: runtime.NumCPU()}, nil
 }
 
-// Close releases them, after which there are some to spare. It is safe for concurrent use
-// with Crowded.
+// Close releases them, after which none is taken for waiting. It is safe for concurrent
+// use with Crowded.
 func (p *Processors) Close() error {
 	if p == nil {
 		return nil
@@ -33,9 +33,10 @@ func (p *Processors) Close() error {
 }
 
 // Crowded reports whether more than one thread waits for a processor: one may be whom the
-// caller has just woken. Where there is one processor only, whoever is to make an event
-// waits while the caller looks for it. It is safe for concurrent use and takes some
-// 2 µs.
+// caller has just woken. Threads count wherever they run, so that a process that may use
+// some of the processors finds them crowded too early rather than too late. Where there is
+// one processor only, whoever is to make an event waits while the caller looks for it. It
+// is safe for concurrent use and takes some 2 µs.
 func (p *Processors) Crowded() bool {
 	switch {
 	case p == nil:

@@ -11,7 +11,7 @@ const gatherLimit = 50 * time.Microsecond
 // takes longer than to carry it. Used buffers are published meanwhile all the same: a
 // driver that is awake takes them.
 type gathering struct {
-	dense bool          // the loop has found an event at each look since the last turn
+	dense bool          // no look of the loop since the last turn was in vain
 	n     int           // entries of the used ring that gather
 	since time.Duration // the first of them was used, by the loop's clock
 }

@@ -2,6 +2,7 @@ package muxer_test
 
 import (
 	"os"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -46,6 +47,50 @@ func TestReadsThatEndEarly(t *testing.T) {
 				want = "beforedbehind"
 			}
 			wantGuest(t, c, []byte(want))
+		})
+	}
+}
+
+// What comes with the CONNECT line is not forgotten, though one event tells of both, and
+// though looking for the line ends there.
+func TestConnectLineAndMoreInOneEvent(t *testing.T) {
+	t.Parallel()
+	const line = "CONNECT 52\n"
+	longest := "CONNECT " + strings.Repeat(" ", 32-len(line)) + "52\n"
+	for name, try := range map[string]struct {
+		send func(s *sock)
+		want string
+	}{
+		"bytes":            {func(s *sock) { s.send([]byte(line + "bytes")) }, "bytes"},
+		"bytes, long line": {func(s *sock) { s.send([]byte(longest + "bytes")) }, "bytes"},
+		"bytes, later":     {func(s *sock) { s.send([]byte(line)); s.send([]byte("bytes")) }, "bytes"},
+		"end of file":      {func(s *sock) { s.send([]byte(line)); s.CloseWrite() }, ""},
+		"bytes behind descriptors": {func(s *sock) {
+			s.control(func(fd int) error {
+				return unix.Sendmsg(fd, []byte(line), unix.UnixRights(int(os.Stderr.Fd())), nil, 0)
+			})
+			s.send([]byte("bytes"))
+		}, "bytes"},
+		"bytes behind one out of band": {func(s *sock) {
+			s.send([]byte(line))
+			s.control(func(fd int) error { return unix.Send(fd, []byte("o"), unix.MSG_OOB) })
+			s.send([]byte("bytes"))
+		}, "bytes"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			v := newVM(t, options{})
+			l := v.guest().Listen(52)
+			s := v.connect()
+			v.eventually("it is accepted", func() bool { return v.stats.Clients.Load() == 1 })
+			v.held(func() { try.send(s) })
+			c, err := l.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if wantGuest(t, c, []byte(try.want)); try.want == "" {
+				wantGuestEOF(t, c)
+			}
 		})
 	}
 }

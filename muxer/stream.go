@@ -26,8 +26,8 @@ type stream struct {
 
 	okUnread bool          // the OK was written, and guest bytes may not follow it yet
 	okTaken  bool          // guest bytes that were to follow found it taken
-	graceAt  time.Duration // since when okGrace runs, by the loop's clock: the OK was written, or found taken
-	early    bool          // the program may have sent bytes before its OK
+	graceEnd time.Duration // when okGrace is over then, by the loop's clock
+	early    bool          // the program had sent bytes before its OK
 
 	readHint int // bytes worth making room for at the next read
 }
@@ -55,38 +55,42 @@ func (s *stream) takeLine() (port uint32, ok bool, err error) {
 		return 0, false, nil
 	}
 	readRetry(c.fd, m.line[:length]) //nolint:errcheck // they were seen to be there
-	if n == length && n < len(m.line) && !c.ended {
-		c.readable = false // what comes from now on makes an event
-	}
 	return port, true, nil
 }
 
 // sayOK holds guest bytes back until the program has taken the line, for many
 // clients read more than the line and drop what they did not expect.
 func (s *stream) sayOK(line []byte) error {
-	n, err := writeRetry(s.c.fd, line)
+	c := s.c
+	s.early = c.ended || s.unread()
+	if !s.early {
+		c.readable = false // what comes from now on makes an event
+	}
+	n, err := writeRetry(c.fd, line)
 	if err == nil && n < len(line) {
 		err = unix.EAGAIN
 	}
-	s.okUnread, s.early = err == nil, s.c.readable
-	s.graceAt = s.c.m.loop.Now()
+	s.okUnread = err == nil
 	return err
 }
 
 // mayWrite reports whether guest bytes may follow the OK line: the host program has
-// taken it, and is back from the call that did.
+// taken it, and has had the time to return from the call that did.
 func (s *stream) mayWrite() bool {
-	m := s.c.m
-	switch now := m.loop.Now(); {
+	c, m := s.c, s.c.m
+	now := m.loop.Now()
+	switch {
 	case !s.okUnread:
 		return true
-	case !allTaken(s.c.fd):
+	case !allTaken(c.fd):
 		return false
-	case !s.okTaken && s.out.Len() > 0: // perhaps just now
-		s.okTaken, s.graceAt = true, now
-		m.afterHost(s.c, okGrace)
-		return false
-	case now-s.graceAt < okGrace:
+	case !s.okTaken: // perhaps just now
+		s.okTaken, s.graceEnd = true, now+okGrace
+	}
+	if now < s.graceEnd {
+		if c.hostAt == 0 || c.hostAt > s.graceEnd {
+			m.afterHost(c, s.graceEnd-now)
+		}
 		return false
 	}
 	s.okUnread = false
