@@ -104,6 +104,9 @@ func (l *Loop) CountTurns(h *stats.Histogram) { l.turns = h }
 // Now returns what the clock told after the last wait, or when Run began.
 func (l *Loop) Now() time.Duration { return l.now }
 
+// ReadClock returns what the clock tells by now: a turn may have lasted.
+func (l *Loop) ReadClock() time.Duration { return l.clock() }
+
 // Run serves until Stop. An access to memory that its file no longer backs panics
 // there with a runtime.Error that has an Addr method, instead of ending the process.
 func (l *Loop) Run() error {

@@ -68,10 +68,11 @@ func (a *asked) wantAfterGrace(text string) {
 func TestNothingFollowsAnOKTooSoon(t *testing.T) {
 	t.Parallel()
 	for name, try := range map[string]struct {
-		early string
-		act   func(a *asked)
+		early  string
+		stalls uint64 // how often the client keeps the guest waiting
+		act    func(a *asked)
 	}{
-		"the guest speaks": {"", func(a *asked) {
+		"the guest speaks": {"", 0, func(a *asked) {
 			a.say(csm.OpResponse, "")
 			a.pass(time.Second) // nobody knows when it was taken
 			a.client.wantOK()
@@ -81,15 +82,30 @@ func TestNothingFollowsAnOKTooSoon(t *testing.T) {
 			a.wantHeld(false)
 			a.client.want([]byte("more"))
 		}},
-		"the OK is taken later": {"", func(a *asked) {
+		"the OK is taken later": {"", 1, func(a *asked) {
 			a.say(csm.OpResponse, "")
 			a.say(csm.OpRW, "banner")
 			a.pass(time.Second)
 			a.wantHeld(true)
 			a.client.wantOK()
 			a.wantAfterGrace("banner")
+			a.all(&a.stats.HostStalled, time.Second)
 		}},
-		"the client speaks after its OK": {"", func(a *asked) {
+		"the turn in which it is found taken has lasted": {"", 0, func(a *asked) {
+			a.say(csm.OpResponse, "")
+			a.header.Op = csm.OpRW
+			a.held(func() {
+				a.driver.Send(a.header, []byte("banner"))
+				a.loop.Do(func() {
+					a.clock.Add(int64(time.Second))
+					a.client.wantOK()
+					a.m.Kick(1)
+				})
+			})
+			a.count("packets taken", &a.stats.TxPackets[csm.OpRW], 1)
+			a.wantAfterGrace("banner")
+		}},
+		"the client speaks after its OK": {"", 0, func(a *asked) {
 			a.say(csm.OpResponse, "")
 			a.client.wantOK()
 			a.client.send([]byte("request"))
@@ -98,7 +114,17 @@ func TestNothingFollowsAnOKTooSoon(t *testing.T) {
 			a.wantHeld(false)
 			a.client.want([]byte("reply"))
 		}},
-		"it speaks over an OK that it does not take": {"", func(a *asked) {
+		"it speaks while bytes are held": {"", 0, func(a *asked) {
+			a.say(csm.OpResponse, "")
+			a.client.wantOK()
+			a.say(csm.OpRW, "banner")
+			a.wantHeld(true)
+			a.client.send([]byte("request"))
+			a.hears("request")
+			a.wantHeld(false)
+			a.client.want([]byte("banner"))
+		}},
+		"it speaks over an OK that it does not take": {"", 1, func(a *asked) {
 			a.say(csm.OpResponse, "")
 			a.client.send([]byte("request"))
 			a.hears("request")
@@ -106,7 +132,7 @@ func TestNothingFollowsAnOKTooSoon(t *testing.T) {
 			a.client.wantOK()
 			a.wantAfterGrace("reply")
 		}},
-		"it spoke before its OK": {"request", func(a *asked) {
+		"it spoke before its OK": {"request", 1, func(a *asked) {
 			a.say(csm.OpResponse, "")
 			a.hears("request")
 			a.say(csm.OpRW, "reply")
@@ -116,7 +142,7 @@ func TestNothingFollowsAnOKTooSoon(t *testing.T) {
 			a.hears("more")
 			a.wantAfterGrace("reply")
 		}},
-		"what it spoke before has to wait for credit": {"request", func(a *asked) {
+		"what it spoke before has to wait for credit": {"request", 0, func(a *asked) {
 			a.header.BufAlloc = 0
 			a.say(csm.OpResponse, "")
 			a.client.wantOK()
@@ -127,7 +153,7 @@ func TestNothingFollowsAnOKTooSoon(t *testing.T) {
 			a.say(csm.OpRW, "reply")
 			a.wantAfterGrace("reply")
 		}},
-		"it spoke when the guest answered": {"", func(a *asked) {
+		"it spoke when the guest answered": {"", 0, func(a *asked) {
 			a.held(func() {
 				a.driver.Send(a.header, nil)
 				a.loop.Do(func() { // the RESPONSE is found by this turn's look at the ring
@@ -140,7 +166,7 @@ func TestNothingFollowsAnOKTooSoon(t *testing.T) {
 			a.say(csm.OpRW, "reply")
 			a.wantAfterGrace("reply")
 		}},
-		"the guest leaves": {"", func(a *asked) {
+		"the guest leaves": {"", 0, func(a *asked) {
 			a.say(csm.OpResponse, "")
 			a.client.wantOK()
 			a.say(csm.OpRW, "last words")
@@ -148,7 +174,7 @@ func TestNothingFollowsAnOKTooSoon(t *testing.T) {
 			a.wantAfterGrace("last words")
 			a.client.wantEOF()
 		}},
-		"the guest leaves before the OK is taken": {"", func(a *asked) {
+		"the guest leaves before the OK is taken": {"", 1, func(a *asked) {
 			a.say(csm.OpResponse, "")
 			a.say(csm.OpRW, "last words")
 			a.say(csm.OpRST, "")
@@ -156,7 +182,7 @@ func TestNothingFollowsAnOKTooSoon(t *testing.T) {
 			a.wantAfterGrace("last words")
 			a.client.wantEOF()
 		}},
-		"the daemon ends": {"", func(a *asked) {
+		"the daemon ends": {"", 0, func(a *asked) {
 			a.say(csm.OpResponse, "")
 			a.client.wantOK()
 			a.say(csm.OpRW, "last words")
@@ -173,6 +199,7 @@ func TestNothingFollowsAnOKTooSoon(t *testing.T) {
 			if n := a.stats.Handshakes[muxer.HandshakeOK].Load(); n != 1 {
 				t.Errorf("%d OKs were counted", n)
 			}
+			a.count("host stalls", &a.stats.HostStalls, try.stalls)
 		})
 	}
 }

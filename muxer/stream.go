@@ -84,8 +84,9 @@ func (s *stream) mayWrite() bool {
 		return true
 	case !allTaken(c.fd):
 		return false
-	case !s.okTaken: // perhaps just now
-		s.okTaken, s.graceEnd = true, now+okGrace
+	case !s.okTaken: // perhaps just now, and that may be later than now
+		s.okTaken, s.graceEnd = true, m.loop.ReadClock()+okGrace
+		c.setBlocked(false)
 	}
 	if now < s.graceEnd {
 		if c.hostAt == 0 || c.hostAt > s.graceEnd {
@@ -97,11 +98,19 @@ func (s *stream) mayWrite() bool {
 	return true
 }
 
-// heard notes that the program has sent something: if that was after its OK, it is
-// back from the call that took it.
+// inGrace reports whether guest bytes wait for nothing but the end of okGrace.
+func (s *stream) inGrace() bool { return s.okUnread && s.okTaken }
+
+// heard notes that the program has sent something. If its OK is taken and nothing had
+// come before that was written, it counts as back from the call that took it: who sends
+// over an OK that waits, and then takes it together with more, cannot be told apart.
 func (s *stream) heard() {
-	if s.okUnread && !s.early && allTaken(s.c.fd) {
-		s.okUnread = false
+	if !s.okUnread || s.early || !allTaken(s.c.fd) {
+		return
+	}
+	s.okUnread = false
+	if s.waits() {
+		s.c.m.flushHost(s.c)
 	}
 }
 
@@ -127,8 +136,11 @@ func (s *stream) write(from, to int, _ bool) bool {
 
 func (s *stream) keep(from, to int, _ bool) {
 	m := s.c.m
-	if m.txBufs.Bytes(from, to) > 0 {
-		s.out.AppendFrom(&m.pool, &m.txBufs, from, to)
+	if m.txBufs.Bytes(from, to) == 0 {
+		return
+	}
+	s.out.AppendFrom(&m.pool, &m.txBufs, from, to)
+	if !s.inGrace() {
 		m.awaitRoom(s.c)
 	}
 }
@@ -168,12 +180,12 @@ func (s *stream) pump() (packets, bytes int) {
 	if n < min(room, minReadHint) && !cut && !c.urgent && !c.ended {
 		c.readable = false // it would only say EAGAIN: what comes from now on makes an event
 	}
-	s.heard()
 	packets = m.fill(c, n, false)
 	if c.PacketsRunShort() {
 		c.AskCredit()
 	}
 	s.adaptHint(n)
+	s.heard()
 	m.settle(c)
 	return packets, n
 }
