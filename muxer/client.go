@@ -26,6 +26,7 @@ func (m *Muxer) addClient(fd int, typ csm.Type) {
 		return
 	}
 	m.afterHost(c, connectLineTimeout)
+	c.hungUp = ok && hangsUp(fd) // the event comes in the next turn, behind the REQUEST
 	m.lineTaken(c, port, ok, err)
 }
 

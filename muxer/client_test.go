@@ -266,6 +266,7 @@ func TestClientLeavesWithoutReadingItsOK(t *testing.T) {
 	s.Close()
 	wantGuest(t, c, []byte("parting words"))
 	wantGuestEOF(t, c)
+	c.Close()
 	v.idle()
 }
 
@@ -320,6 +321,36 @@ func TestClientLeavesBeforeItsOK(t *testing.T) {
 		d.ExpectFor(52, q.SrcPort, csm.OpRST)
 		v.count("gone", &v.stats.Handshakes[muxer.HandshakeGone], 1)
 		v.count("resets", &v.stats.Resets[muxer.ResetClientGone], 1)
+		v.idle()
+	})
+	t.Run("without, and before it was accepted", func(t *testing.T) {
+		t.Parallel()
+		v := newVM(t, options{})
+		v.held(func() {
+			s := v.client("CONNECT 52\n")
+			s.Close()
+		})
+		v.count("gone", &v.stats.Handshakes[muxer.HandshakeGone], 1)
+		v.idle()
+		if n := v.stats.RxPackets[csm.OpRequest].Load(); n != 0 {
+			t.Errorf("the guest was asked %d times", n)
+		}
+	})
+	t.Run("with bytes, and before it was accepted", func(t *testing.T) {
+		t.Parallel()
+		v := newVM(t, options{})
+		d := v.driver
+		v.held(func() {
+			s := v.client("CONNECT 52\nnotify")
+			s.Close()
+		})
+		q := d.Expect(csm.OpRequest)
+		d.Send(d.Header(52, q.SrcPort, csm.OpResponse), nil)
+		if rw := d.ExpectFor(52, q.SrcPort, csm.OpRW); string(rw.Payload) != "notify" {
+			t.Fatalf("RW %q", rw.Payload)
+		}
+		d.ExpectFor(52, q.SrcPort, csm.OpShutdown)
+		d.Send(d.Header(52, q.SrcPort, csm.OpRST), nil)
 		v.idle()
 	})
 	t.Run("before the guest was asked", func(t *testing.T) {
