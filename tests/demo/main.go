@@ -1,5 +1,5 @@
 // Command demo shows the daemon at work: it boots a guest on it, has host and guest talk
-// both ways and prints the metrics that are left.
+// both ways, asks what a stalled connection waits for and prints some metrics.
 package main
 
 import (

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,7 +19,9 @@ const (
 	echoPort  = 7    // in the guest
 	bulkPort  = 9    // in the guest
 	greetPort = 1234 // on the host
+	idlePort  = 1235 // on the host, of a program that reads late
 	bulk      = 64 << 20
+	unread    = 4 << 20 // more than the host socket and the window hold
 )
 
 // patience bounds each part of the show.
@@ -27,7 +30,8 @@ const patience = 30 * time.Second
 // show is the whole demo.
 func show(s *stage) {
 	s.title("The daemon starts")
-	d := vm.StartDaemon(s)
+	f := vm.StartFleet(s, "demo")
+	d := f.Of("demo")
 	s.Logf("frontends connect to  %s", d.Socket)
 	s.Logf("host programs dial    %s", d.UDS)
 
@@ -37,11 +41,8 @@ func show(s *stage) {
 	callGuest(s, d, g)
 	callHost(s, d, g)
 	transfer(s, d, g)
-
-	s.title("The metrics that are left: %s", d.Metrics)
-	for line := range strings.Lines(d.Scrape(s).String()) {
-		s.Logf("%s", strings.TrimSuffix(line, "\n"))
-	}
+	explain(s, f, d, g)
+	count(s, d)
 
 	s.title("The guest powers off, the daemon gets SIGTERM")
 	s.must(g.Send(script.Request{Op: script.PowerOff}))
@@ -108,6 +109,50 @@ func transfer(s *stage, d *vm.Daemon, g *vm.Guest) {
 		s.Fatalf("the sums differ")
 	}
 	s.Logf("%.1f s, %.0f MiB/s", took.Seconds(), 2*float64(bulk>>20)/took.Seconds())
+}
+
+// explain has a host program keep the guest waiting, which the daemon's client tells.
+func explain(s *stage, f *vm.Fleet, d *vm.Daemon, g *vm.Guest) {
+	s.title("A program on the host does not read what the guest sends it: vhost-user-vsock ctl connections")
+	l := d.Listen(s, idlePort)
+	s.must(l.SetDeadline(time.Now().Add(patience)))
+	ended := make(chan error, 1)
+	go func() {
+		_, err := g.Call(script.Request{
+			Op: script.Dial, Port: idlePort, Steps: []script.Step{{Do: script.Send, Bytes: unread}},
+		}, patience)
+		ended <- err
+	}()
+	c, err := l.AcceptUnix()
+	s.must(err)
+	defer c.Close()
+	var table string
+	vm.Eventually(s, patience, "the guest's connection waits for the host program", func() bool {
+		table = f.MustCtl(s, "connections")
+		return strings.Contains(table, "host to read")
+	})
+	s.print(table)
+	n, err := io.Copy(io.Discard, c)
+	s.must(err)
+	s.must(<-ended)
+	s.Logf("then it reads: %d MiB", n>>20)
+}
+
+// told are the metrics to look at first.
+var told = []string{
+	"payload_bytes_total", "handshakes_total", "resets_total", "host_stalls_total",
+	"connection_stall_seconds_total", "request_duration_seconds_count", "loop_turn_seconds_count",
+}
+
+// count shows the metrics that are told first.
+func count(s *stage, d *vm.Daemon) {
+	s.title("The metrics to look at first, of those at %s", d.Metrics)
+	for line := range strings.Lines(d.Scrape(s).String()) {
+		name, _, _ := strings.Cut(strings.TrimPrefix(line, "vhost_user_vsock_"), "{")
+		if slices.Contains(told, name) {
+			s.print(line)
+		}
+	}
 }
 
 func serve(s *stage, g *vm.Guest, port uint32, steps ...script.Step) {

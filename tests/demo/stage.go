@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/vhost-user-vsock/vhost-user-vsock/tests/vm"
 )
@@ -15,6 +16,13 @@ func newStage(out io.Writer) *stage { return &stage{vm.Stage{Out: out}} }
 func (s *stage) Logf(format string, args ...any) { s.Stage.Logf("  "+format, args...) }
 
 func (s *stage) title(format string, args ...any) { fmt.Fprintf(s.Out, "\n"+format+"\n", args...) }
+
+// print shows lines as they are.
+func (s *stage) print(lines string) {
+	for line := range strings.Lines(lines) {
+		s.Logf("%s", strings.TrimSuffix(line, "\n"))
+	}
+}
 
 func (s *stage) must(err error) {
 	if err != nil {

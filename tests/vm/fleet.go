@@ -18,7 +18,7 @@ type Fleet struct {
 }
 
 // StartFleet builds the daemon and starts it with VMs of these names. At the end of the
-// test it must end well by SIGTERM.
+// test it must end well by SIGTERM and take its sockets with it.
 func StartFleet(t TB, names ...string) *Fleet {
 	t.Helper()
 	return StartFleetBy(t, plainly, names...)
@@ -40,6 +40,9 @@ func StartFleetBy(t TB, script string, names ...string) *Fleet {
 		p.cmd.Process.Signal(syscall.SIGTERM)
 		if err := p.wait(t, stopLimit); err != nil {
 			t.Fatalf("the daemon ended with exit code %d, want 0", exitCode(err))
+		}
+		if left, err := filepath.Glob(filepath.Join(f.dir, "*sock*")); len(left) > 0 || err != nil {
+			t.Fatalf("the daemon leaves %q (error %v)", left, err)
 		}
 	})
 	f.AwaitReady(t)
@@ -92,7 +95,7 @@ func (f *Fleet) MustCtl(t TB, args ...string) string {
 	return out
 }
 
-func (f *Fleet) control() string { return filepath.Join(f.dir, "control") }
+func (f *Fleet) control() string { return filepath.Join(f.dir, "control.sock") }
 
 func (f *Fleet) file() string { return filepath.Join(f.dir, "config.yaml") }
 
