@@ -21,13 +21,13 @@ type DirtyLog struct {
 }
 
 // MapDirtyLog maps the size bytes of fd from offset on, which needs no alignment.
-// It fails with ErrEmptyLog, ErrNotAFile or ErrBeyondFile, or as mmap does. fd
-// remains the caller's, who may close it at once.
+// It fails with ErrEmptyLog, ErrNotAFile, ErrBeyondFile or ErrAddressSpace, or as mmap
+// does. fd remains the caller's, who may close it at once.
 func MapDirtyLog(fd int, size, offset uint64) (*DirtyLog, error) {
 	if size == 0 {
 		return nil, ErrEmptyLog
 	}
-	log, err := mapWindow(fd, size, offset)
+	log, err := mapWindow(fd, size, offset, maxLog)
 	if err != nil {
 		return nil, err
 	}

@@ -124,7 +124,7 @@ func TestMarkAll(t *testing.T) {
 }
 
 func TestMapDirtyLogRefuses(t *testing.T) {
-	fd := guestmemtest.Memfd(t, 2*page)
+	fd, huge := guestmemtest.Memfd(t, 2*page), guestmemtest.Memfd(t, maxLog+page)
 	var pipe [2]int
 	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
 		t.Fatal(err)
@@ -142,6 +142,7 @@ func TestMapDirtyLogRefuses(t *testing.T) {
 		{"behind the file", fd, 1, 2 * page, ErrBeyondFile},
 		{"size and offset together", fd, page + 1, page, ErrBeyondFile},
 		{"sum wraps", fd, math.MaxUint64, 2, ErrBeyondFile},
+		{"more than there are addresses for", huge, maxLog + 1, 0, ErrAddressSpace},
 		{"offset of everything", fd, 1, math.MaxUint64, ErrBeyondFile},
 		{"pipe", pipe[0], page, 0, ErrNotAFile},
 		{"no descriptor", -1, page, 0, unix.EBADF},

@@ -13,9 +13,9 @@ type window struct {
 	mapping []byte // the whole pages around mem
 }
 
-// mapWindow maps size bytes of fd, from offset on. fd must be a file that holds
-// all of them: a pipe has no pages, and an access behind the end of a file faults.
-func mapWindow(fd int, size, offset uint64) (window, error) {
+// mapWindow maps size bytes of fd, at most limit, from offset on. fd must be a file that
+// holds all of them: a pipe has no pages, and an access behind the end of a file faults.
+func mapWindow(fd int, size, offset, limit uint64) (window, error) {
 	var st unix.Stat_t
 	if err := retry(func() error { return unix.Fstat(fd, &st) }); err != nil {
 		return window{}, os.NewSyscallError("fstat", err)
@@ -26,6 +26,9 @@ func mapWindow(fd int, size, offset uint64) (window, error) {
 	if file := uint64(st.Size); offset > file || size > file-offset {
 		return window{}, fmt.Errorf("%w: %d bytes at %d of %d", ErrBeyondFile, size, offset, file)
 	}
+	if size > limit {
+		return window{}, ErrAddressSpace
+	}
 	page, err := pageSize(fd)
 	if err != nil {
 		return window{}, err
@@ -34,8 +37,12 @@ func mapWindow(fd int, size, offset uint64) (window, error) {
 	// unmapped in whole pages only.
 	lead := offset % page
 	length := (lead + size + page - 1) / page * page
+	if err := taken.take(length); err != nil {
+		return window{}, err
+	}
 	mapping, err := mmap(fd, int64(offset-lead), int(length))
 	if err != nil {
+		taken.giveBack(length)
 		return window{}, err
 	}
 	end := lead + size
@@ -74,7 +81,11 @@ func mmap(fd int, offset int64, length int) ([]byte, error) {
 }
 
 func unmap(mapping []byte) error {
-	return os.NewSyscallError("munmap", unix.Munmap(mapping))
+	if err := unix.Munmap(mapping); err != nil {
+		return os.NewSyscallError("munmap", err)
+	}
+	taken.giveBack(uint64(len(mapping)))
+	return nil
 }
 
 // retry calls f again for as long as a signal interrupts it.

@@ -91,7 +91,7 @@ func (t *Table) Add(r Region, fd int) error {
 	if slices.ContainsFunc(t.regions, func(s region) bool { return r.overlaps(s.Region) }) {
 		return ErrRegionOverlap
 	}
-	mapped, err := mapWindow(fd, r.Size, r.Offset)
+	mapped, err := mapWindow(fd, r.Size, r.Offset, maxTable-t.size())
 	if err != nil {
 		return err
 	}
@@ -104,9 +104,7 @@ func (t *Table) Add(r Region, fd int) error {
 // (VHOST_USER_REM_MEM_REG compares no offset). Buffers and Spans into it become
 // invalid.
 func (t *Table) Remove(r Region) error {
-	i := slices.IndexFunc(t.regions, func(s region) bool {
-		return s.GuestAddr == r.GuestAddr && s.UserAddr == r.UserAddr && s.Size == r.Size
-	})
+	i := t.index(r)
 	if i < 0 {
 		return ErrNoRegion
 	}
@@ -116,8 +114,26 @@ func (t *Table) Remove(r Region) error {
 	return unmap(mapping)
 }
 
+// Has reports whether there is a region that Remove would unmap for r.
+func (t *Table) Has(r Region) bool { return t.index(r) >= 0 }
+
+// index returns which region has r's guest address, user address and size; -1: none.
+func (t *Table) index(r Region) int {
+	return slices.IndexFunc(t.regions, func(s region) bool {
+		return s.GuestAddr == r.GuestAddr && s.UserAddr == r.UserAddr && s.Size == r.Size
+	})
+}
+
 // Len returns the number of regions.
 func (t *Table) Len() int { return len(t.regions) }
+
+// size returns the bytes of all regions.
+func (t *Table) size() (n uint64) {
+	for i := range t.regions {
+		n += t.regions[i].Size
+	}
+	return n
+}
 
 // Close unmaps all regions. The table is empty afterwards; Buffers and Spans
 // taken from it become invalid.

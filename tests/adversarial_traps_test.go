@@ -5,8 +5,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vhost-user-vsock/vhost-user-vsock/guestmem"
 	"github.com/vhost-user-vsock/vhost-user-vsock/muxer/muxertest"
 	"github.com/vhost-user-vsock/vhost-user-vsock/tests/vm"
+	"github.com/vhost-user-vsock/vhost-user-vsock/vhostuser"
 )
 
 // What other backends fell into.
@@ -37,6 +39,28 @@ var trapInputs = []input{
 			b.t.Errorf("%d descriptors before, %d after", files, n)
 		}
 	}),
+	{"T11 regions that fill the address space", func(h *host) {
+		b := h.boot(h.t)
+		g, c := b.dial()
+		everything := memory(1 << 47)(h.t)
+		add := func(r guestmem.Region) bool {
+			return b.frontend.Ack(vhostuser.MsgAddMemReg, single(r), everything) == 0
+		}
+		r := guestmem.Region{GuestAddr: 1 << 48, UserAddr: 1 << 48}
+		for r.Size = 1 << 46; r.Size >= page; {
+			if !add(r) {
+				r.Size /= 2
+				continue
+			}
+			r.GuestAddr += r.Size
+			r.UserAddr += r.Size
+		}
+		if got := r.GuestAddr - 1<<48; got < 8<<40 || got > 16<<40 {
+			b.t.Errorf("%d TiB are mapped", got>>40)
+		}
+		b.mustWorkAsBefore(g, c)
+		b.powerOff()
+	}},
 	{"T10 no call descriptor", func(h *host) {
 		k := h.talk(muxertest.Options{})
 		c := k.open(lastWordsPort)
