@@ -61,6 +61,9 @@ func (s *session) addMemReg(m *message) error {
 // while they still have their memory; they run again once it is back.
 func (s *session) remMemReg(m *message) error {
 	region := parseSingleRegion(m.payload)
+	if !s.memory.Has(region) {
+		return guestmem.ErrNoRegion
+	}
 	for _, r := range s.rings {
 		if r.parts.touches(region, r.shape()) {
 			r.forget()

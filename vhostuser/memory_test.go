@@ -101,6 +101,14 @@ func TestRemoveMemoryUnderRunningRings(t *testing.T) {
 	b.expect()
 	b.traffic(guest, "second")
 
+	unknown := guest.Regions()[0] // the rings are there
+	unknown.GuestAddr += 4096
+	if f.Ack(vhostuser.MsgRemMemReg, vhostuser.SingleMemRegion(unknown).AppendTo(nil)) == 0 {
+		t.Error("a region that is not there was removed")
+	}
+	b.expect()
+	b.traffic(guest, "third")
+
 	guest.Tx().Add(guest.Memory.Out([]byte("last words")))
 	guest.Tx().Publish()
 	f.RemMemReg(guest.Regions()[0])

@@ -7,7 +7,8 @@ import (
 )
 
 // notifier is a descriptor through which the two sides wake each other: mostly
-// an eventfd, with UML one end of a socket pair. It is non-blocking.
+// an eventfd, with UML one end of a socket pair. It is non-blocking, unless its frontend
+// changes that and has its own device stand still.
 type notifier struct {
 	fd       int      // owned, -1 if there is none
 	declined bool     // the frontend said that there is none: one side polls
